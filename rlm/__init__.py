@@ -1,0 +1,3 @@
+"""Ablations and benchmarks of retrieval-augmented language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Lightning callbacks: index refresh and masking schemes."""

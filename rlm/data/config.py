@@ -1,0 +1,144 @@
+"""Configuration of corpora, tokenizers, questions, salient spans and masking (imports nothing heavy)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncyclopediaSource:
+    """The generated world: deterministic, needs no network."""
+
+    kind: Literal["encyclopedia"] = "encyclopedia"
+    entities: int = 4000
+    """Entities of the world; passages and questions grow in proportion."""
+    world_seed: int = 0
+    edition: Literal["first", "second"] = "first"
+    """The second edition differs from the first in some facts (REALM, Table 4)."""
+    stream: Literal["passages", "news"] = "passages"
+    """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilesSource:
+    """JSON Lines (.gz too), Parquet or DPR's TSV, below the data folder given at run time (`--data`)."""
+
+    kind: Literal["files"] = "files"
+    files: tuple[str, ...]
+    """Paths or glob patterns relative to the data folder, read in this order (a glob's matches by name)."""
+    limit: int | None = None
+    """Records read, from the first; None reads all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubSource:
+    """A Hugging Face data set with columns `id`, `title`, `text` (corpora) or `question`, `answers`."""
+
+    kind: Literal["hub"] = "hub"
+    dataset: str
+    name: str | None = None
+    revision: str
+    """Commit of the data set: what identifies a result must not move."""
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedTokenizer:
+    """Lower-cased WordPiece trained on the corpus."""
+
+    kind: Literal["trained"] = "trained"
+    vocab_size: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedTokenizer:
+    """The tokenizer of a checkpoint, by folder or hub name."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig:
+    source: EncyclopediaSource | FilesSource | HubSource
+    max_tokens: int = 288
+    """Word pieces a passage may take with its title and three special tokens (ORQA: 288)."""
+    packing: Literal["sentences", "as_is"] = "sentences"
+    """`sentences` packs documents greedily at sentence ends; `as_is` keeps each record one passage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionsConfig:
+    """One open-QA data set with splits train, dev and test."""
+
+    source: EncyclopediaSource | FilesSource | HubSource
+    """`files` takes exactly three files, in the order train, dev, test."""
+    train_limit: int | None = None
+    dev_limit: int | None = None
+    test_limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RulesTagger:
+    """Dates by regular expression, and capitalised phrases outside sentence starts."""
+
+    kind: Literal["rules"] = "rules"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpacyTagger:
+    """A spaCy pipeline's entities, and dates by regular expression."""
+
+    kind: Literal["spacy"] = "spacy"
+    pipeline: str = "en_core_web_sm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenClassificationTagger:
+    """A transformers token-classification model, and dates by regular expression.
+
+    The paper's tagger is BERT trained on CoNLL-2003; with `train_files` the stage trains one.
+    """
+
+    kind: Literal["token_classification"] = "token_classification"
+    name: str
+    """Checkpoint folder or hub name; the encoder to start from where `train_files` is given."""
+    revision: str | None = None
+    train_files: tuple[str, ...] = ()
+    """CoNLL files relative to the data folder: train, then dev (F1 is logged on the last)."""
+    epochs: int = 5
+    batch_size: int = 16
+    learning_rate: float = 5e-5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniformTokens:
+    """Each word piece of the sentence is masked with equal probability."""
+
+    kind: Literal["uniform_tokens"] = "uniform_tokens"
+    rate: float | None = None
+    """Share of word pieces masked (BERT: 0.15); None masks as many as the salient span scheme would."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomSpans:
+    """Contiguous spans of geometric length (SpanBERT: p = 0.2, at most 10)."""
+
+    kind: Literal["random_spans"] = "random_spans"
+    rate: float | None = None
+    """Share of word pieces masked (SpanBERT: 0.15); None masks as many as the salient span scheme would."""
+    p: float = 0.2
+    max_span: int = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SalientSpans:
+    """One salient span of the sentence, drawn uniformly (REALM)."""
+
+    kind: Literal["salient_spans"] = "salient_spans"
+
+
+MaskingConfig = UniformTokens | RandomSpans | SalientSpans
+TaggerConfig = RulesTagger | SpacyTagger | TokenClassificationTagger
+TokenizerConfig = TrainedTokenizer | PretrainedTokenizer
+

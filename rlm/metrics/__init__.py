@@ -1,0 +1,1 @@
+"""Exact match and retrieval recall, as torchmetrics."""

@@ -1,0 +1,1 @@
+"""The LightningModules and the networks in them."""

@@ -1,0 +1,1 @@
+"""Dual encoder, indexes, index refresh: from a query to passage ids."""

@@ -1,0 +1,122 @@
+"""Configuration of retrievers, indexes and index refresh (imports nothing heavy)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScratchEncoder:
+    """A BERT encoder with random weights."""
+
+    kind: Literal["scratch"] = "scratch"
+    layers: int = 2
+    hidden_size: int = 128
+    heads: int = 2
+    max_positions: int = 512
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedEncoder:
+    """A BERT-like checkpoint, by folder or hub name."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+    revision: str | None = None
+    dropout: float | None = None
+    """None keeps the checkpoint's own."""
+
+
+EncoderConfig = ScratchEncoder | PretrainedEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DualEncoderConfig:
+    """One tower for queries and passages: pool, project, and score by inner product (ORQA)."""
+
+    encoder: EncoderConfig
+    pooling: Literal["cls", "mean"] = "cls"
+    projection: int | None = 128
+    """Width of the embeddings; None keeps the encoder's own."""
+    layer_norm: bool = True
+    """LayerNorm after the projection, as the released code (the papers do not mention it)."""
+    normalize: bool = False
+    """Scale embeddings to `scale` ** 0.5 length, so that scores lie in [-scale, scale]."""
+    scale: float = 16.0
+    """Only read where `normalize` is true."""
+    query_tokens: int = 64
+    passage_tokens: int = 288
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExactIndex:
+    """Blocked matrix products in torch: every passage is compared."""
+
+    kind: Literal["exact"] = "exact"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the blocks scanned; candidates are always re-ranked in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaissFlat:
+    kind: Literal["faiss_flat"] = "faiss_flat"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaissIvfPq:
+    """Inverted lists with product quantisation; small corpora get fewer lists, and say so."""
+
+    kind: Literal["ivf_pq"] = "ivf_pq"
+    lists: int = 4096
+    sub_quantizers: int = 64
+    probes: int = 32
+    rerank: int = 10
+    """Candidates re-scored from the full embeddings, as a multiple of k; 0 keeps quantised scores."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaissHnsw:
+    kind: Literal["hnsw"] = "hnsw"
+    neighbours: int = 32
+    ef_construction: int = 200
+    ef_search: int = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardedExact:
+    """An exact index with each rank of torch.distributed holding its share of the passages."""
+
+    kind: Literal["sharded_exact"] = "sharded_exact"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bm25:
+    """Sparse retrieval over word pieces (bm25s)."""
+
+    kind: Literal["bm25"] = "bm25"
+    k1: float = 0.9
+    b: float = 0.4
+
+
+IndexConfig = ExactIndex | FaissFlat | FaissIvfPq | FaissHnsw | ShardedExact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexRefresh:
+    """When and how the passage index is rebuilt during pre-training."""
+
+    every: int | None = 500
+    """Optimizer steps between snapshots (the paper: about 500); None never refreshes by count."""
+    staleness: int = 1
+    """Multiplies `every`: 30 is the paper's 30x stale MIPS row."""
+    mode: Literal["sync", "async"] = "sync"
+    """`sync` blocks while the index is built; `async` builds it in another process."""
+    swap_after: int | None = None
+    """Optimizer steps from snapshot to swap, which makes an asynchronous run reproducible."""
+    agreement_below: float | None = None
+    """Also refresh when the live and the indexed encoder agree on less than this share of the top k."""
+    probes: int = 256
+    """Queries on which agreement and churn are measured."""
+    measure_every: int = 50
+    """Optimizer steps between measurements of agreement."""

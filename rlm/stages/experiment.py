@@ -1,0 +1,134 @@
+"""From an experiment's configuration to its stages (imports nothing heavy)."""
+
+from dataclasses import dataclass, field
+
+from rlm.data.config import (
+    CorpusConfig,
+    QuestionsConfig,
+    RulesTagger,
+    TaggerConfig,
+    TokenizerConfig,
+    TrainedTokenizer,
+)
+from rlm.models.config import EvaluateConfig, FinetuneConfig, IctConfig, PretrainConfig, WarmStartConfig
+from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, ExactIndex, IndexConfig
+from rlm.stages.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealmExperiment:
+    """Everything that identifies one cell of a REALM table, but for data set and seed."""
+
+    corpus: CorpusConfig
+    """The knowledge corpus Z."""
+    pretraining_text: CorpusConfig | None = None
+    """The text X whose sentences are masked; None takes the knowledge corpus itself."""
+    tokenizer: TokenizerConfig = field(default_factory=TrainedTokenizer)
+    salient_spans: TaggerConfig = field(default_factory=RulesTagger)
+    questions: dict[str, QuestionsConfig]
+    """Data sets by name."""
+    encoder: EncoderConfig
+    """The knowledge-augmented encoder, which fine-tuning makes the reader."""
+    retriever: DualEncoderConfig
+    index: IndexConfig = field(default_factory=ExactIndex)
+    warm_start: WarmStartConfig | None = None
+    """None where the encoder's checkpoint has a trained masked-token head."""
+    ict: IctConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content) -> dict[str, Stage]:
+    """The stages of one cell by role; equal stages of other cells have equal keys.
+
+    Args:
+        experiment: the row's configuration.
+        dataset: a name in `experiment.questions`.
+        seed: of everything that is trained.
+        content: digest of a source's files, `content(source) -> str`.
+    """
+    e = experiment
+    corpus = Stage(
+        name="corpus",
+        config={"corpus": e.corpus, "tokenizer": e.tokenizer},
+        content=content(e.corpus.source),
+    )
+    text = corpus
+    if e.pretraining_text is not None:
+        text = Stage(
+            name="corpus",
+            config={"corpus": e.pretraining_text},
+            inputs={"tokenizer": corpus},
+            content=content(e.pretraining_text.source),
+        )
+    spans = Stage(
+        name="salient_spans", config=e.salient_spans, inputs={"text": text}, content=content(e.salient_spans)
+    )
+    questions = Stage(
+        name="questions", config=e.questions[dataset], content=content(e.questions[dataset].source)
+    )
+    bert = None
+    if e.warm_start is not None:
+        bert = Stage(
+            name="warm_start",
+            config={"encoder": e.encoder, "warm_start": e.warm_start},
+            inputs={"corpus": corpus, "text": text, "spans": spans},
+            seed=seed,
+        )
+    encoder_input = {"encoder": bert} if bert else {}
+    ict = Stage(
+        name="ict",
+        config={"retriever": e.retriever, "ict": e.ict},
+        inputs={"corpus": corpus},
+        seed=seed,
+    )
+    pretrain = Stage(
+        name="pretrain",
+        config={"encoder": e.encoder, "retriever": e.retriever, "index": e.index, "pretrain": e.pretrain},
+        inputs={"corpus": corpus, "text": text, "spans": spans, "retriever": ict, **encoder_input},
+        seed=seed,
+    )
+    retriever = {"pretrain": pretrain, "ict": ict}[e.finetune.retriever_from]
+    index = Stage(
+        name="index",
+        config={"retriever": e.retriever, "index": e.index},
+        inputs={"corpus": corpus, "retriever": retriever},
+    )
+    zero_shot = Stage(
+        name="zero_shot",
+        config={"retriever": e.retriever, "evaluate": e.evaluate},
+        inputs={"corpus": corpus, "index": index, "retriever": retriever, "questions": questions},
+    )
+    if e.finetune.encoder_from == "pretrain":
+        encoder_input = {"encoder": pretrain}
+    finetune = Stage(
+        name="finetune",
+        config={"encoder": e.encoder, "retriever": e.retriever, "finetune": e.finetune},
+        inputs={"corpus": corpus, "index": index, "retriever": retriever, "questions": questions, **encoder_input},
+        seed=seed,
+    )
+    evaluate = Stage(
+        name="evaluate",
+        config={"encoder": e.encoder, "retriever": e.retriever, "finetune": e.finetune, "evaluate": e.evaluate},
+        inputs={"corpus": corpus, "index": index, "questions": questions, "finetune": finetune},
+    )
+    stages = {
+        "corpus": corpus,
+        "text": text,
+        "salient_spans": spans,
+        "questions": questions,
+        "warm_start": bert,
+        "ict": ict,
+        "pretrain": pretrain,
+        "index": index,
+        "zero_shot": zero_shot,
+        "finetune": finetune,
+        "evaluate": evaluate,
+    }
+    uses_pretrain = "pretrain" in (e.finetune.retriever_from, e.finetune.encoder_from)
+    return {
+        role: stage
+        for role, stage in stages.items()
+        if stage is not None and (role != "pretrain" or uses_pretrain) and (role != "text" or text is not corpus)
+    }
