@@ -1,0 +1,82 @@
+"""Everything that is run on a checkout: `python -m nox -s tests`, `python -m nox -l` for the rest."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+STORE = Path("runs") / "quickstart"
+
+
+def install(session: nox.Session, *what: str) -> None:
+    """Installs this checkout (editable) with extras, or packages alone, at the tested versions."""
+    # mlflow, transformers and torch hold thousands of modules that a session never imports.
+    session.install("--no-compile", "-c", "constraints.txt", *what)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """All rows of REALM's Table 2 at tiny scale, on the built-in encyclopedia."""
+    install(session, "-e", ".")
+    table = "experiments/realm_table2.yaml"
+    store = session.posargs or ["--store", str(STORE)]
+    session.run("rlm", "run", table, "--scale", "tiny", "--seeds", "0", *store, env={"HF_HUB_OFFLINE": "1"})
+    shown = store[store.index("--store") + 1] if "--store" in store else "runs"
+    print(f"\nCompare the runs in MLflow:  {Path(session.bin) / 'rlm'} ui --store {shown}\n")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests; ends with pytest's summary."""
+    install(session, "-e", ".[faiss-cpu,offline-encoder,test]")
+    workers = str(min(os.cpu_count() or 1, 8))
+    arguments = session.posargs or ["tests"]
+    # One thread each: the workers share the cores.
+    env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
+    session.run(
+        *("python", "-m", "pytest", "-q", "-n", workers, "--dist", "loadfile", "--timeout", "400"), *arguments, env=env
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the direction of imports."""
+    install(session, "ruff", "import-linter")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "."})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types."""
+    install(session, "-e", ".[types]")
+    session.run("mypy")
+
+
+@nox.session
+def end_to_end(session: nox.Session) -> None:
+    """Whole tables through the command line, longer than the tests have time for."""
+    install(session, "-e", ".[faiss-cpu,offline-encoder,test]")
+    session.run("python", "-m", "pytest", "-q", "-n", "0", *(session.posargs or ["tests/end_to_end"]))
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kills real runs at random moments, at least thirty times, and compares the tables."""
+    install(session, "-e", ".[faiss-cpu,test]")
+    session.run("python", "-m", "pytest", "-q", "-s", "-n", "0", *(session.posargs or ["tests/faults"]))
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Every script in benchmarks/ (or those named), each of which prints a ratio measured in one run."""
+    install(session, "-e", ".[faiss-cpu,offline-encoder]")
+    scripts = session.posargs or sorted(
+        str(p) for p in Path("benchmarks").glob("*.py") if not p.name.startswith("gpu_")
+    )
+    for script in scripts:
+        session.run("python", script, env={"PYTHONPATH": "."})

@@ -1,0 +1,33 @@
+"""What every test may rely on: no network, no stray MLflow server, one thread, and where real data is."""
+
+import os
+
+# Before anything imports transformers, datasets, mlflow or torch.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data (`RLM_DATA`, else `../shared/data`); tests that need it are skipped without it."""
+    folder = Path(os.environ.get("RLM_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real data: set RLM_DATA to a folder with qa/, wiki/ and ner/ (looked at {folder})")
+    return folder
