@@ -31,6 +31,9 @@ class WarmStartConfig:
 
     training: Training
     masking: MaskingConfig = field(default_factory=SalientSpans)
+    query_tokens: int = 96
+    passage_tokens: int = 288
+    max_masks: int = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +63,8 @@ class PretrainConfig:
     passage_tokens: int = 288
     max_masks: int = 10
     """Masked word pieces per sentence."""
+    keep_snapshots: bool = False
+    """Keep every index snapshot, so that zero-shot recall can be drawn over the steps of pre-training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +84,6 @@ class FinetuneConfig:
     passage_tokens: int = 288
     train_retriever: bool = True
     """The question encoder trains; the passage index never does."""
-    train_split: Literal["train", "dev"] = "train"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,118 @@
+"""Where answers stand in passages: the supervision of open-QA fine-tuning."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlm.data.corpus import Corpus
+from rlm.data.qa import Question
+from rlm.data.tokens import Ragged
+
+REGEX_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
+
+
+class GoldAnswers:
+    """Occurrences of each question's answers in the corpus.
+
+    Strings are matched as word pieces (so `Lee` does not match `leeds`), regular expressions by search in the passage
+    text, whose matches become gold spans (the released code cannot train on them). String answers are looked up once
+    in a list of the positions of every word piece; regular expressions only in the passages that are retrieved.
+    """
+
+    def __init__(self, corpus: Corpus, questions: Sequence[Question]) -> None:
+        self.corpus = corpus
+        self._questions = questions
+        tokens = np.asarray(corpus.tokens.values)
+        self._owner = np.repeat(np.arange(len(corpus)), corpus.tokens.lengths)
+        self._by_token = np.argsort(tokens, kind="stable")
+        self._token_ends = np.cumsum(np.bincount(tokens, minlength=corpus.vocab_size))
+        self._tokens = tokens
+        self._found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None] = [
+            self._strings(question) if question.answer_kind == "string" else None for question in questions
+        ]
+        self._patterns = {
+            row: [re.compile(answer, REGEX_FLAGS) for answer in question.answers]
+            for row, question in enumerate(questions)
+            if question.answer_kind == "regex"
+        }
+        self._matches = lru_cache(maxsize=200_000)(self._search)
+
+    def _positions(self, pieces: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a run of word pieces starts in the corpus's token array."""
+        counts = np.diff(self._token_ends, prepend=0)[pieces]
+        rarest = int(np.argmin(counts))
+        last = self._token_ends[pieces[rarest]]
+        starts = self._by_token[last - counts[rarest] : last] - rarest
+        starts = starts[(starts >= 0) & (starts + len(pieces) <= len(self._tokens))]
+        for shift, piece in enumerate(pieces):
+            starts = starts[self._tokens[starts + shift] == piece]
+        return np.sort(starts[self._owner[starts] == self._owner[starts + len(pieces) - 1]])
+
+    def _strings(self, question: Question) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Passage, start and end of every occurrence, by passage."""
+        encoded = self.corpus.tokenizer(list(question.answers), add_special_tokens=False)["input_ids"]
+        runs = [np.asarray(pieces, np.int64) for pieces in encoded if pieces]
+        starts = [self._positions(pieces) for pieces in runs]
+        lengths = np.repeat([len(pieces) for pieces in runs], [len(found) for found in starts]).astype(np.int64)
+        absolute = np.concatenate([*starts, np.zeros(0, np.int64)]).astype(np.int64)
+        passage = self._owner[absolute]
+        order = np.argsort(passage, kind="stable")
+        begin = absolute - self.corpus.tokens.offsets[passage]
+        return passage[order], begin[order], (begin + lengths)[order]
+
+    def _search(self, row: int, passage: int) -> tuple[tuple[int, int], ...]:
+        """Word-piece spans of a regular expression's matches in a passage; empty matches do not count."""
+        text = self.corpus.passage(passage).text
+        spans = {match.span() for pattern in self._patterns[row] for match in pattern.finditer(text)}
+        if not (spans := {span for span in spans if span[0] < span[1]}):
+            return ()
+        offsets = np.asarray(
+            self.corpus.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        )
+        first = np.searchsorted(offsets[:, 1], [start for start, _ in spans], "right")
+        last = np.searchsorted(offsets[:, 0], [end for _, end in spans], "left")
+        return tuple(sorted({(int(a), int(b)) for a, b in zip(first, last, strict=True) if a < b}))
+
+    def contained(self, questions: NDArray[np.int64], passages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each passage holds an answer to its question, [questions, passages]."""
+        return np.stack([self._contained(int(q), row) for q, row in zip(questions, passages, strict=True)])
+
+    def _contained(self, row: int, passages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if (found := self._found[row]) is not None:
+            return np.isin(passages, found[0])
+        return np.array([bool(self._matches(row, int(passage))) for passage in passages])
+
+    def occurrences(
+        self, questions: NDArray[np.int64], passages: NDArray[np.int64], limit: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Every occurrence of an answer within the first `limit` word pieces of the given passages.
+
+        Args:
+            questions: rows of the questions, [batch].
+            passages: ids, [batch, count].
+            limit: word pieces read of a passage.
+
+        Returns:
+            Arrays of [occurrences]: row of the batch, column of `passages`, first word piece, and the one after the last.
+        """
+        batch: list[tuple[int, int, int, int]] = []
+        for i, (question, row) in enumerate(zip(questions, passages, strict=True)):
+            found = self._found[int(question)]
+            for j, passage in enumerate(row):
+                if found is None:
+                    spans = self._matches(int(question), int(passage))
+                else:
+                    first, last = np.searchsorted(found[0], [passage, passage + 1])
+                    spans = tuple(zip(found[1][first:last], found[2][first:last], strict=True))
+                batch += [(i, j, int(start), int(end)) for start, end in spans if end <= limit]
+        columns = np.asarray(batch, np.int64).reshape(-1, 4).T
+        return columns[0], columns[1], columns[2], columns[3]
+
+
+def question_tokens(corpus: Corpus, questions: Sequence[Question]) -> Ragged:
+    """Word pieces of the questions, without special tokens."""
+    encoded = corpus.tokenizer([question.question for question in questions], add_special_tokens=False)["input_ids"]
+    return Ragged.from_rows(encoded)
