@@ -50,6 +50,17 @@ def identity(config: Any) -> Any:
     raise TypeError(f"{config!r} of {type(config).__name__} has no stable serialisation")
 
 
+def to_plain(config: Any) -> Any:
+    """A configuration in full, defaults included, as JSON would read it back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {str(name): to_plain(value) for name, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_plain(value) for value in config]
+    return config
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no white space: equal values give equal strings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -1,0 +1,232 @@
+"""The command line: plan, run, table, ask, score, ui, data (imports nothing heavy at start)."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rlm import __version__
+from rlm.errors import ConfigError, StageError
+
+REFUSED = 2
+"""Exit code of bad input: nothing was started."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted.
+    """
+    options = parser().parse_args(arguments)
+    if options.command is None:
+        parser().print_help()
+        return REFUSED
+    # A scheduler's or a container's stop is an interruption like Ctrl-C: finished work is kept, and it says so.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        module = import_module(f"rlm.commands.{options.command}")
+        return int(module.main(options) or 0)
+    except (ConfigError, StageError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        if os.environ.get("RLM_TRACEBACK"):
+            raise
+        print(f"rlm {options.command}: {_text(error)}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(f"rlm {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _text(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    if len(lines) == 1:
+        return lines[0]
+    return f"{len(lines)} mistakes\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="rlm",
+        description="Ablations and benchmarks of retrieval-augmented language models.",
+        epilog=_examples("rlm plan experiments/realm_table2.yaml", "rlm run experiments/realm_table2.yaml --scale tiny"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"rlm {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+
+    plan = _command(
+        commands,
+        "plan",
+        "show the stages of every row: cached, shared or to run, and what they will cost",
+        "rlm plan experiments/realm_table2.yaml",
+        "rlm plan experiments/realm_table2.yaml --scale small --data data --rows REALM --jobs 1",
+    )
+    _table_options(plan)
+    _runtime_options(plan)
+
+    run = _command(
+        commands,
+        "run",
+        "run each distinct stage once and print the table",
+        "rlm run experiments/realm_table2.yaml --scale tiny",
+        "rlm run experiments/realm_table2.yaml --scale small --data data --seeds 0 --set pretrain.candidates=4",
+    )
+    _table_options(run)
+    _runtime_options(run)
+    run.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+
+    table = _command(
+        commands,
+        "table",
+        "print the table of finished results",
+        "rlm table experiments/realm_table2.yaml",
+        "rlm table experiments/realm_table2.yaml --scale tiny --format latex --out table2.tex",
+    )
+    _table_options(table)
+    table.add_argument("--format", choices=("markdown", "latex", "csv", "html"), default="markdown")
+    table.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to standard output")
+
+    ask = _command(
+        commands,
+        "ask",
+        "answer a question and show why: passages, p(z|x), p(y|z,x), p(y|x)",
+        'rlm ask finetune-0123456789abcdef "Where was Marie Curie born?"',
+        'rlm ask pretrain-0123456789abcdef "Pierre was born in [MASK] ." --passage "Pierre was born in Paris ."',
+    )
+    ask.add_argument("run", metavar="RUN", help="name of a finished stage's folder, or enough of its beginning")
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--passage", metavar="TEXT", help="read this passage instead of retrieving")
+    ask.add_argument("--top", type=_positive, default=8, metavar="K", help="passages retrieved (default: 8)")
+    _store_option(ask)
+
+    score = _command(
+        commands,
+        "score",
+        "score any system's predictions by exact match, with a 95 %% interval",
+        "rlm score predictions.jsonl --answers answers.jsonl",
+        "rlm score predictions.jsonl --answers curated_trec.test.jsonl --answer-kind regex",
+    )
+    score.add_argument("predictions", type=Path, metavar="PREDICTIONS", help='lines {"id" or "question", "prediction"}')
+    score.add_argument("--answers", type=Path, required=True, metavar="FILE", help='lines {"id", "question", "answers"}')
+    score.add_argument("--answer-kind", choices=("string", "regex"), help="in place of each line's own")
+
+    ui = _command(
+        commands,
+        "ui",
+        "open MLflow on the store",
+        "rlm ui",
+        "rlm ui --store runs --port 5001",
+    )
+    _store_option(ui)
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    ui.add_argument("--port", type=_positive, default=5000)
+
+    data = _command(
+        commands,
+        "data",
+        "check a data folder, or fetch a data set into one",
+        "rlm data check data",
+        "rlm data fetch nq_open --out data",
+    )
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = _command(
+        actions,
+        "check",
+        "read every file of a data folder and report what is wrong, by file and line",
+        "rlm data check data",
+        "rlm data check data/qa",
+    )
+    check.add_argument("folder", type=Path, metavar="FOLDER")
+    fetch = _command(
+        actions,
+        "fetch",
+        "convert a data set from the Hugging Face hub, at a fixed revision",
+        "rlm data fetch nq_open --out data",
+        "rlm data fetch wikipedia --out data --limit 100000",
+    )
+    fetch.add_argument("dataset", choices=("nq_open", "web_questions", "wikipedia"))
+    fetch.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    fetch.add_argument("--limit", type=_positive, metavar="N", help="records, from the first (default: all)")
+    return top
+
+
+def _command(commands: Any, name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=_examples(*examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _examples(*examples: str) -> str:
+    return "examples:\n" + "\n".join(f"  {example}" for example in examples)
+
+
+def _table_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("table", type=Path, metavar="TABLE", help="table file (YAML)")
+    command.add_argument("--scale", help="file in the folder scale/ beside the table (default: tiny)")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="folder of the sources of kind `files`")
+    command.add_argument("--rows", type=_names, default=(), metavar="A,B", help="only these rows")
+    command.add_argument("--datasets", type=_names, default=(), metavar="A,B", help="in place of the table's")
+    command.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="in place of the table's")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", dest="settings", help="lay over every row (repeatable)"
+    )
+    _store_option(command)
+
+
+def _runtime_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--jobs", type=_positive, help="stages at a time (default: one per GPU, or per two cores)")
+    command.add_argument("--threads", type=_positive, help="cores of one stage (default: an equal share)")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--devices", type=_positive, default=1, help="processes of one training stage (DDP)")
+    command.add_argument("--workers", type=_count, default=0, help="data-loading processes of one training stage")
+
+
+def _store_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of results (default: runs)"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found `{text}`; write whole numbers joined by commas, such as 0,1,2") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"found `{text}`; write a whole number, 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("found `0`; write a whole number above 0")
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,20 @@
+"""Errors that a user can mend: one message with what was found and what to do instead."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A table file, an overlay or an option that cannot be used; nothing was started."""
+
+
+class StageError(RuntimeError):
+    """A stage that cannot be computed or used; finished stages are kept."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    meant = f"did you mean `{close[0]}`? " if close else ""
+    return f"{meant}Known: {', '.join(known) if known else 'none'}"

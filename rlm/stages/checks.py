@@ -1,0 +1,97 @@
+"""Mistakes between the fields of an experiment, found before work starts (imports nothing heavy)."""
+
+from rlm.data.config import FilesSource
+from rlm.retrieval.config import FaissIvfPq, ScratchEncoder
+from rlm.stages.experiment import RealmExperiment
+
+# [CLS] and two [SEP], as every passage input has.
+_SPECIAL = 3
+
+
+def check_realm(experiment: RealmExperiment) -> list[str]:
+    """What does not fit together, each as `dotted.name: what was found and what to write instead`."""
+    e = experiment
+    mistakes: list[str] = []
+    for name, training in (
+        ("ict.training", e.ict.training),
+        ("pretrain.training", e.pretrain.training),
+        ("finetune.training", e.finetune.training),
+        *((("warm_start.training", e.warm_start.training),) if e.warm_start else ()),
+    ):
+        for field_name in ("steps", "batch_size", "learning_rate"):
+            value = getattr(training, field_name)
+            if value <= 0:
+                mistakes.append(f"{name}.{field_name}: found {value}; write a number above 0")
+    if e.pretrain.candidates < 2:
+        mistakes.append(
+            f"pretrain.candidates: found {e.pretrain.candidates}; write at least 2,"
+            " since with one candidate p(z|x) is 1 and the retriever learns nothing"
+        )
+    if e.finetune.passages_read < 1:
+        mistakes.append(f"finetune.passages_read: found {e.finetune.passages_read}; write at least 1")
+    if e.finetune.early_candidates < 0:
+        mistakes.append(f"finetune.early_candidates: found {e.finetune.early_candidates}; write 0 to switch it off")
+    if not e.evaluate.recall_at or min(e.evaluate.recall_at) < 1:
+        mistakes.append("evaluate.recall_at: write at least one number of passages, each above 0, such as [1, 5, 20]")
+    refresh = e.pretrain.index_refresh
+    if refresh.staleness < 1 or (refresh.every is not None and refresh.every < 1):
+        mistakes.append("pretrain.index_refresh: `every` and `staleness` count optimizer steps; write 1 or more")
+    if refresh.swap_after is not None and refresh.mode == "sync":
+        mistakes.append("pretrain.index_refresh.swap_after: only read where mode is async; write mode: async or remove it")
+    for name, encoder in (("encoder", e.encoder), ("retriever.encoder", e.retriever.encoder)):
+        if isinstance(encoder, ScratchEncoder) and encoder.hidden_size % encoder.heads:
+            mistakes.append(
+                f"{name}.hidden_size: {encoder.hidden_size} is no multiple of {encoder.heads} heads; change one of them"
+            )
+    mistakes += _lengths(e)
+    limit = e.corpus.source.limit if isinstance(e.corpus.source, FilesSource) else None
+    if limit is not None and e.corpus.packing == "as_is":
+        wanted = {
+            "pretrain.candidates": e.pretrain.candidates,
+            "finetune.passages_read": e.finetune.passages_read,
+            "finetune.early_candidates": e.finetune.early_candidates,
+            "evaluate.recall_at": max(e.evaluate.recall_at, default=0),
+        }
+        for name, k in wanted.items():
+            if k > limit:
+                mistakes.append(f"{name}: {k} passages are asked of a corpus of {limit}; lower it, or raise the limit")
+        if isinstance(e.index, FaissIvfPq) and e.index.lists > limit:
+            mistakes.append(f"index.lists: {e.index.lists} lists for a corpus of {limit} passages; write fewer")
+    return mistakes
+
+
+def _lengths(e: RealmExperiment) -> list[str]:
+    mistakes: list[str] = []
+    if isinstance(e.encoder, ScratchEncoder):
+        positions = e.encoder.max_positions
+        pretrain = e.pretrain.query_tokens + e.pretrain.passage_tokens
+        if pretrain > positions:
+            mistakes.append(
+                f"pretrain.passage_tokens: {e.pretrain.passage_tokens} and query_tokens {e.pretrain.query_tokens} make"
+                f" {pretrain} word pieces, the encoder reads {positions}; shorten them or raise encoder.max_positions"
+            )
+        if e.finetune.passage_tokens + e.retriever.query_tokens > positions:
+            mistakes.append(
+                f"finetune.passage_tokens: {e.finetune.passage_tokens} and retriever.query_tokens"
+                f" {e.retriever.query_tokens} make {e.finetune.passage_tokens + e.retriever.query_tokens} word pieces,"
+                f" the encoder reads {positions}; shorten them or raise encoder.max_positions"
+            )
+    if isinstance(e.retriever.encoder, ScratchEncoder):
+        positions = e.retriever.encoder.max_positions
+        for name in ("passage_tokens", "query_tokens"):
+            length = getattr(e.retriever, name)
+            if length > positions:
+                mistakes.append(
+                    f"retriever.{name}: {length} word pieces, the encoder reads {positions};"
+                    " shorten it or raise retriever.encoder.max_positions"
+                )
+    if e.corpus.max_tokens <= _SPECIAL:
+        mistakes.append(f"corpus.max_tokens: found {e.corpus.max_tokens}; write more than {_SPECIAL}")
+    for name, length in (
+        ("retriever.passage_tokens", e.retriever.passage_tokens),
+        ("finetune.passage_tokens", e.finetune.passage_tokens),
+        ("pretrain.passage_tokens", e.pretrain.passage_tokens),
+    ):
+        if length <= _SPECIAL:
+            mistakes.append(f"{name}: found {length}; write more than {_SPECIAL}")
+    return mistakes

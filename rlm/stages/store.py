@@ -1,0 +1,280 @@
+"""The store: one folder per finished stage, written once, checked before it is used (imports nothing heavy)."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from rlm.config import Runtime, identity, to_plain
+from rlm.errors import StageError
+from rlm.stages.cost import Meter, git_state, package_versions
+from rlm.stages.stage import VERSIONS, Stage
+
+# Written by the launcher beside the stage's own files while it runs.
+LOG = "log.txt"
+_VERIFIED = ".verified.json"
+_UNCHECKED = {LOG, _VERIFIED, "stage.json"}
+
+
+class Reporter(Protocol):
+    """Who is told how a stage goes."""
+
+    def progress(self, done: int, total: int, shown: Mapping[str, float]) -> None:
+        """`done` of `total` units of work; `shown` are current figures such as the loss."""
+
+    def note(self, text: str) -> None:
+        """Something a user should know."""
+
+
+class Damaged(StageError):
+    """A finished stage with a missing, truncated or changed file."""
+
+
+def stage_folder(store: Path, stage: Stage) -> Path:
+    """Where the finished stage is, or will be."""
+    return store / "stages" / stage.folder
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The contents of a finished stage's `stage.json`.
+
+    Raises:
+        Damaged: it is no JSON.
+    """
+    try:
+        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{folder.name}: stage.json cannot be read ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
+        raise Damaged(f"{folder.name}: stage.json is not a stage's record")
+    return record
+
+
+def find_finished(stage: Stage, store: Path, hashes: bool = False) -> dict[str, Any] | None:
+    """The record of a stage that is finished and whole; None where it is not there.
+
+    Sizes are always compared. With `hashes`, a file whose size or time differs from the last check is read and
+    its SHA-256 compared, so that a second look costs no reading.
+
+    Raises:
+        Damaged: a file is missing, truncated or changed; the message names it.
+        StageError: a default of the configuration has changed since, so that the same key means something else.
+    """
+    folder = stage_folder(store, stage)
+    if not folder.is_dir():
+        return None
+    record = read_record(folder)
+    changed = _changed_default(record.get("config"), to_plain(stage.config), "")
+    if changed:
+        raise StageError(
+            f"{folder}: a default has changed since it was made: {changed}. Its key is the same, its meaning is not:"
+            f" raise VERSIONS[{stage.name!r}] in rlm/stages/stage.py, write the old value in the table, or remove the"
+            " folder"
+        )
+    _check_files(folder, record["files"], hashes)
+    return record
+
+
+def _changed_default(recorded: Any, now: Any, path: str) -> str:
+    """The first field that both have, with another value. Added and removed fields are told apart by the key."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        for name in recorded.keys() & now.keys():
+            changed = _changed_default(recorded[name], now[name], f"{path}.{name}" if path else name)
+            if changed:
+                return changed
+        return ""
+    return "" if recorded == now else f"`{path}` was {json.dumps(recorded)} and is now {json.dumps(now)}"
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
+    verified: dict[str, list[int]] = {}
+    if hashes:
+        try:
+            verified = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            verified = {}
+    read = False
+    for name, expected in files.items():
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            raise Damaged(f"{folder.name}: {name} is missing") from None
+        if found.st_size != expected["bytes"]:
+            how = "truncated" if found.st_size < expected["bytes"] else "longer than it was"
+            raise Damaged(f"{folder.name}: {name} is {how} ({found.st_size} bytes, {expected['bytes']} were written)")
+        state = [found.st_size, found.st_mtime_ns]
+        if hashes and verified.get(name) != state:
+            if file_digest(folder / name) != expected["sha256"]:
+                raise Damaged(f"{folder.name}: {name} is damaged (its SHA-256 is not the recorded one)")
+            verified[name] = state
+            read = True
+    if read:
+        try:
+            (folder / _VERIFIED).write_text(json.dumps(verified), encoding="utf-8")
+        except OSError:
+            pass  # A store that is only readable is checked again next time.
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prepare_store(store: Path) -> None:
+    """Make the store's folders and see that they can be written.
+
+    Raises:
+        StageError: they cannot.
+    """
+    try:
+        for name in ("stages", "locks"):
+            (store / name).mkdir(parents=True, exist_ok=True)
+        probe = store / f".writable-{os.getpid()}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise StageError(
+            f"--store {store}: cannot be written ({error.strerror or error}); choose a folder you may write"
+        ) from None
+
+
+@dataclass
+class StageContext:
+    """What a running stage may use: `rlm.stages.stage.Context` writing to the stage's folder."""
+
+    seed: int
+    runtime: Runtime
+    threads: int
+    folder: Path
+    reporter: Reporter
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append to `events.jsonl`; a line that a crash cut off is closed first."""
+        path = self.folder / "events.jsonl"
+        line = {"step": int(step), "time": time.time(), "metrics": {name: float(v) for name, v in metrics.items()}}
+        with path.open("ab+") as file:
+            if file.tell() and not self._ends_line(file):
+                file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
+
+    def progress(self, done: int, total: int, **shown: float) -> None:
+        """Tell the reporter."""
+        self.reporter.progress(int(done), int(total), shown)
+
+    @staticmethod
+    def _ends_line(file: Any) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return bool(file.read(1) == b"\n")
+
+
+def run_stage(stage: Stage, store: Path, runtime: Runtime, reporter: Reporter) -> Path:
+    """Compute a stage unless it is finished; its inputs must be.
+
+    The stage works in `<name>-<key>.tmp/`, which an interrupted attempt leaves for the next, and the folder gets its
+    name when all is written. A lock keeps two processes from computing the same key.
+
+    Returns:
+        the finished folder.
+
+    Raises:
+        StageError: an input is missing or damaged, the disk is full, or a default has changed since.
+        Exception: whatever the stage itself raises.
+    """
+    prepare_store(store)
+    lock = FileLock(store / "locks" / f"{stage.folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.note(f"{stage.folder}: waiting for another process that computes it")
+        lock.acquire()
+    try:
+        folder = stage_folder(store, stage)
+        try:
+            if find_finished(stage, store, hashes=True) is not None:
+                return folder
+        except Damaged as error:
+            reporter.note(f"{error}; it is computed again")
+            shutil.rmtree(folder)
+        inputs = {role: _input_folder(role, source, stage, store) for role, source in stage.inputs.items()}
+        return _compute(stage, store, inputs, runtime, reporter)
+    except OSError as error:
+        raise explain_os_error(error, store) from error
+    finally:
+        lock.release()
+
+
+def _input_folder(role: str, source: Stage, stage: Stage, store: Path) -> Path:
+    try:
+        record = find_finished(source, store, hashes=True)
+    except Damaged as error:
+        raise StageError(f"{stage.folder}: its input {role} is damaged: {error}; start again to rebuild it") from None
+    if record is None:
+        raise StageError(f"{stage.folder}: its input {role} ({source.folder}) is not in {store}; start again")
+    return stage_folder(store, source)
+
+
+def explain_os_error(error: OSError, store: Path) -> Exception:
+    """A full disk in a user's words; any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    free = shutil.disk_usage(store).free if store.exists() else 0
+    return StageError(
+        f"no space left for {store} ({free / 1e9:.2f} GB free); free some and start again:"
+        " finished stages are kept, the interrupted one goes on from its last checkpoint"
+    )
+
+
+def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtime, reporter: Reporter) -> Path:
+    folder = stage_folder(store, stage)
+    work = folder.with_name(folder.name + ".tmp")
+    work.mkdir(exist_ok=True)
+    (work / "stage.json").unlink(missing_ok=True)
+    threads = runtime.threads or len(os.sched_getaffinity(0))
+    context = StageContext(
+        seed=stage.seed if stage.seed is not None else 0,
+        runtime=runtime,
+        threads=threads,
+        folder=work,
+        reporter=reporter,
+    )
+    compute = stage.load()
+    with Meter(runtime) as meter:
+        metrics = compute(stage.config, inputs, work, context)
+    files = {
+        path.relative_to(work).as_posix(): path
+        for path in sorted(work.rglob("*"))
+        if path.is_file() and path.relative_to(work).as_posix() not in _UNCHECKED
+    }
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    record = {
+        "name": stage.name,
+        "key": stage.key,
+        "version": VERSIONS[stage.name],
+        "config": to_plain(stage.config),
+        "identity": identity(stage.config),
+        "inputs": {role: source.folder for role, source in stage.inputs.items()},
+        "seed": stage.seed,
+        **meter.cost(),
+        "disk_bytes": sum(sizes.values()),
+        "git": git_state(),
+        "packages": package_versions(),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "files": {name: {"bytes": sizes[name], "sha256": file_digest(path)} for name, path in files.items()},
+    }
+    verified = {name: [sizes[name], path.stat().st_mtime_ns] for name, path in files.items()}
+    (work / _VERIFIED).write_text(json.dumps(verified), encoding="utf-8")
+    with (work / "stage.json").open("w", encoding="utf-8") as file:
+        json.dump(record, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    work.rename(folder)
+    return folder

@@ -1,0 +1,323 @@
+"""Ablation tables: a base configuration and rows that each change a few fields (imports nothing heavy)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rlm.build import build, build_plain
+from rlm.errors import ConfigError, nearest
+from rlm.overlay import merge, nest, parse_settings
+from rlm.stages.models import MODELS, Model
+from rlm.stages.stage import Stage
+from rlm.yaml_file import Document, read_yaml
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trend:
+    """Rows in the order in which a column is expected to fall."""
+
+    column: str
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row on one data set with one seed."""
+
+    row: str
+    dataset: str
+    seed: int
+    stages: dict[str, Stage]
+    """By role."""
+    leaves: tuple[str, ...] = ("zero_shot", "evaluate")
+    """Roles whose results the table reads."""
+
+    def needed(self) -> dict[str, Stage]:
+        """The stages that the leaves need, by key, each after its inputs."""
+        ordered: dict[str, Stage] = {}
+
+        def add(stage: Stage) -> None:
+            if stage.key not in ordered:
+                for input_stage in stage.inputs.values():
+                    add(input_stage)
+                ordered[stage.key] = stage
+
+        for role in self.leaves:
+            if role in self.stages:
+                add(self.stages[role])
+        return ordered
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationTable:
+    """A table file, overlaid with a scale and options, and checked."""
+
+    name: str
+    title: str
+    paper: str
+    scale: str
+    datasets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    columns: tuple[str, ...]
+    baseline: str
+    rows: dict[str, Any]
+    """The experiment of each row by name."""
+    trends: list[Trend] = field(default_factory=list)
+    reported: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """The paper's own numbers: row, data set, column."""
+    reported_source: str = ""
+    model: str = "realm"
+
+    def cells(self, content: Callable[[Any], str]) -> list[Cell]:
+        """One cell for every row, data set and seed.
+
+        Args:
+            content: digest of the files that a source reads from outside the store.
+        """
+        model = MODELS[self.model]
+        return [
+            Cell(
+                row=row,
+                dataset=dataset,
+                seed=seed,
+                stages=model.stages(experiment, dataset, seed, content),
+                leaves=model.leaves,
+            )
+            for row, experiment in self.rows.items()
+            for dataset in self.datasets
+            for seed in self.seeds
+        ]
+
+
+def distinct_stages(cells: Iterable[Cell]) -> dict[str, tuple[Stage, list[Cell]]]:
+    """Each stage that the cells' results need, once, after its inputs, with the cells that share it."""
+    distinct: dict[str, tuple[Stage, list[Cell]]] = {}
+    for cell in cells:
+        for key, stage in cell.needed().items():
+            distinct.setdefault(key, (stage, []))[1].append(cell)
+    return distinct
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TableFile:
+    """The fields of a table file but for rows, trends and reported numbers."""
+
+    base: str
+    title: str = ""
+    paper: str = ""
+    model: str = "realm"
+    datasets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    columns: tuple[str, ...] = ("exact_match",)
+    baseline: str | None = None
+
+
+_OTHER_FIELDS = ("rows", "trends", "reported")
+
+
+def load_table(
+    path: Path,
+    scale: str | None = None,
+    rows: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    settings: Sequence[str] = (),
+) -> AblationTable:
+    """Read a table file: base, then the scale's overlay, then each row's changes, then `settings`.
+
+    Args:
+        path: the table file.
+        scale: name of a file in the folder `scale/` beside the table file; None takes `tiny` where there is one.
+        rows: names of the rows to keep; none keeps all.
+        datasets: in place of the table's or the scale's.
+        seeds: in place of the table's or the scale's.
+        settings: `name=value`, laid over every row.
+
+    Raises:
+        ConfigError: all mistakes of the files and options, one a line.
+    """
+    document = read_yaml(path)
+    errors: list[str] = []
+    known = [*(entry.name for entry in fields(_TableFile)), *_OTHER_FIELDS]
+    for name in document.value:
+        if name not in known:
+            errors.append(f"{document.place((name,))}: {name}: no such field of a table; {nearest(name, known)}")
+    plain = {name: value for name, value in document.value.items() if name in known and name not in _OTHER_FIELDS}
+    scale, overlay = _scale(path, scale)
+    for name in overlay.value:
+        if name not in ("datasets", "seeds", "config"):
+            errors.append(
+                f"{overlay.place((name,))}: {name}: no such field of a scale;"
+                f" {nearest(name, ('datasets', 'seeds', 'config'))}"
+            )
+    where = dict(document.where)
+    for name in ("datasets", "seeds"):
+        if name in overlay.value:
+            plain[name] = overlay.value[name]
+            where.update({place: line for place, line in overlay.where.items() if place[:1] == (name,)})
+    file = build(_TableFile, Document(plain, where), errors)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    if file.model not in MODELS:
+        raise ConfigError(f"{document.place(('model',))}: model: found `{file.model}`; {nearest(file.model, MODELS)}")
+    base_path = path.parent / file.base
+    if not base_path.is_file():
+        raise ConfigError(
+            f"{document.place(('base',))}: base: no file {base_path};"
+            " write its path relative to the table file's folder"
+        )
+    base = merge(read_yaml(base_path), _mapping(overlay, "config", errors))
+    experiments = _rows(document, base, MODELS[file.model], parse_settings(settings), errors)
+    table = AblationTable(
+        name=path.stem,
+        title=file.title or path.stem,
+        paper=file.paper,
+        scale=scale,
+        datasets=tuple(datasets) or file.datasets,
+        seeds=tuple(seeds) or file.seeds,
+        columns=file.columns,
+        baseline=file.baseline or next(iter(experiments), ""),
+        rows=experiments,
+        trends=_trends(document, errors),
+        reported=_reported(document, errors),
+        reported_source=str(_mapping(document, "reported", errors).value.get("source", "")),
+        model=file.model,
+    )
+    _check_names(table, document, overlay, rows, bool(datasets), errors)
+    if errors:
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
+    return _restrict(table, rows)
+
+
+def _mapping(document: Document, name: str, errors: list[str]) -> Document:
+    part = document.part(name)
+    if isinstance(part.value, dict):
+        return part
+    errors.append(f"{part.place(())}: {name}: found {type(part.value).__name__}; write a mapping")
+    return Document({}, {(): part.place(())})
+
+
+def _scale(path: Path, scale: str | None) -> tuple[str, Document]:
+    folder = path.parent / "scale"
+    known = [file.stem for file in folder.glob("*.yaml")]
+    if scale is None:
+        scale = "tiny" if "tiny" in known else ""
+    if not scale:
+        return "", Document({})
+    if scale not in known:
+        raise ConfigError(f"--scale {scale}: no file {folder / (scale + '.yaml')}; {nearest(scale, known)}")
+    return scale, read_yaml(folder / f"{scale}.yaml")
+
+
+def _rows(
+    document: Document, base: Document, model: Model, settings: Document, errors: list[str]
+) -> dict[str, Any]:
+    rows = _mapping(document, "rows", errors)
+    if not rows.value:
+        errors.append(f"{document.place(('rows',))}: rows: none given; write `rows:` and at least one `NAME: {{}}`")
+    experiments = {}
+    for layer, shown in ((base, "the base"), (settings, "--set")):
+        if "runtime" in layer.value:
+            errors.append(
+                f"{layer.place(('runtime',))}: runtime: {shown} may not set it;"
+                " how a table is run is told by the options of `rlm run`"
+            )
+    for name in rows.value:
+        changes = _mapping(rows, name, errors)
+        try:
+            row = nest(changes)
+        except ConfigError as error:
+            errors.append(str(error))
+            continue
+        if "runtime" in row.value:
+            errors.append(
+                f"{row.place(('runtime',))}: row `{name}`: `runtime` cannot differ between rows, since it does not"
+                " change a result; use the options of `rlm run`"
+            )
+            continue
+        if "runtime" in base.value or "runtime" in settings.value:
+            continue
+        before = len(errors)
+        merged = merge(merge(base, row), settings)
+        experiment = build(model.experiment, merged, errors)
+        if len(errors) > before:
+            continue
+        for mistake in model.check(experiment):
+            field_name = mistake.partition(":")[0]
+            errors.append(f"{merged.place(tuple(field_name.split('.')))}: {mistake}")
+        experiments[name] = experiment
+    return experiments
+
+
+def _trends(document: Document, errors: list[str]) -> list[Trend]:
+    trends = []
+    listed = document.value.get("trends") or []
+    for i, entry in enumerate(listed if isinstance(listed, list) else [listed]):
+        place = document.place(("trends", str(i)))
+        if not isinstance(entry, dict) or not all(isinstance(order, str) for order in entry.values()):
+            errors.append(f"{place}: trends: found `{entry}`; write `- COLUMN: ROW > ROW`")
+            continue
+        for column, order in entry.items():
+            names = tuple(name.strip() for name in order.split(" > "))
+            if len(names) < 2:
+                errors.append(f"{place}: trends: `{order}` has one row; write `ROW > ROW`, with spaces around >")
+            trends.append(Trend(column=column, order=names))
+    return trends
+
+
+def _reported(document: Document, errors: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    part = _mapping(document, "reported", errors)
+    rows = {name: value for name, value in part.value.items() if name != "source"}
+    return build_plain(dict[str, dict[str, dict[str, float]]], Document(rows, part.where), errors, "reported")
+
+
+def _check_names(
+    table: AblationTable,
+    document: Document,
+    overlay: Document,
+    rows: Sequence[str],
+    datasets_given: bool,
+    errors: list[str],
+) -> None:
+    def unknown(place: str, what: str, name: str, known: Iterable[str]) -> None:
+        errors.append(f"{place}: {what}: no `{name}`; {nearest(name, known)}")
+
+    names = list(_mapping(document, "rows", errors).value)
+    for row in rows:
+        if row not in names:
+            unknown("--rows", "rows", row, names)
+    if names and table.baseline not in names:
+        unknown(document.place(("baseline",)), "baseline", table.baseline, names)
+    for i, trend in enumerate(table.trends):
+        for row in trend.order:
+            if row not in names:
+                unknown(document.place(("trends", str(i))), "trends", row, names)
+    for row in table.reported:
+        if row not in names:
+            unknown(document.place(("reported", row)), "reported", row, names)
+    columns = MODELS[table.model].columns
+    asked = [(("columns", str(i)), column) for i, column in enumerate(table.columns)]
+    asked += [(("trends", str(i)), trend.column) for i, trend in enumerate(table.trends)]
+    for location, column in asked:
+        head, at, number = column.partition("@")
+        if head + at not in columns or (at and not number.isdigit()):
+            shown = [name + "5" if name.endswith("@") else name for name in columns]
+            unknown(document.place(location), location[0], column, shown)
+    if not table.datasets:
+        errors.append(f"{document.place(())}: datasets: none given; write `datasets: [NAME]` here or in the scale")
+    if not table.seeds:
+        errors.append(f"{document.place(())}: seeds: none given; write `seeds: [0]` here or in the scale")
+    source = overlay if "datasets" in overlay.value else document
+    for experiment in table.rows.values():
+        for i, dataset in enumerate(table.datasets):
+            if dataset not in experiment.questions:
+                place = "--datasets" if datasets_given else source.place(("datasets", str(i)))
+                unknown(place, "datasets", dataset, experiment.questions)
+
+
+def _restrict(table: AblationTable, rows: Sequence[str]) -> AblationTable:
+    """Keep some rows; the baseline's row stays named although it may be left out."""
+    if not rows:
+        return table
+    return replace(table, rows={name: row for name, row in table.rows.items() if name in rows})
