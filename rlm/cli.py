@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="rlm",
         description="Ablations and benchmarks of retrieval-augmented language models.",
-        epilog=_examples("rlm plan experiments/realm_table2.yaml", "rlm run experiments/realm_table2.yaml --scale tiny"),
+        epilog=_examples(
+            "rlm plan experiments/realm_table2.yaml", "rlm run experiments/realm_table2.yaml --scale tiny"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"rlm {__version__}")
@@ -119,7 +121,9 @@ def parser() -> argparse.ArgumentParser:
         "rlm score predictions.jsonl --answers curated_trec.test.jsonl --answer-kind regex",
     )
     score.add_argument("predictions", type=Path, metavar="PREDICTIONS", help='lines {"id" or "question", "prediction"}')
-    score.add_argument("--answers", type=Path, required=True, metavar="FILE", help='lines {"id", "question", "answers"}')
+    score.add_argument(
+        "--answers", type=Path, required=True, metavar="FILE", help='lines {"id", "question", "answers"}'
+    )
     score.add_argument("--answer-kind", choices=("string", "regex"), help="in place of each line's own")
 
     ui = _command(
@@ -195,6 +199,7 @@ def _runtime_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=_positive, help="cores of one stage (default: an equal share)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=_positive, default=1, help="processes of one training stage (DDP)")
+    command.add_argument("--force", action="store_true", help="start even what the forecast says cannot fit")
     command.add_argument("--workers", type=_count, default=0, help="data-loading processes of one training stage")
 
 
@@ -212,7 +217,9 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"found `{text}`; write whole numbers joined by commas, such as 0,1,2") from None
+        raise argparse.ArgumentTypeError(
+            f"found `{text}`; write whole numbers joined by commas, such as 0,1,2"
+        ) from None
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,8 @@
 """Runs stages in the order of their inputs, on a pool of local processes (imports nothing heavy)."""
 
+import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -150,18 +152,45 @@ def log_file(stage: Stage, store: Path) -> Path:
     return stage_folder(store, stage).with_name(stage.folder + ".tmp") / LOG
 
 
-def count_gpus(runtime: Runtime) -> int:
-    """GPUs this process may use, without importing torch."""
+def gpu_memory(runtime: Runtime) -> list[float]:
+    """Bytes of memory of each GPU this process may use, without importing torch."""
     if runtime.device == "cpu":
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+        return []
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        sizes = [float(line) * 2**20 if line.strip().isdigit() else math.inf for line in listed.stdout.splitlines()]
     except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+        sizes = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return sizes
+    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [sizes[int(name)] if name.isdigit() and int(name) < len(sizes) else math.inf for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How the machine is divided among the stages that run at a time."""
+
+    jobs: int
+    threads: int
+    """Cores of one stage."""
+    gpus: tuple[float, ...]
+    """Bytes of memory of each GPU."""
+
+
+def share(runtime: Runtime) -> Share:
+    """`runtime.jobs` and `runtime.threads`, else one stage per GPU, or per two cores, and an equal share of cores."""
+    cores = len(os.sched_getaffinity(0))
+    gpus = tuple(gpu_memory(runtime))
+    jobs = runtime.jobs or max(1, len(gpus) // runtime.devices if gpus else cores // 2)
+    return Share(jobs, runtime.threads or max(1, cores // jobs), gpus)
 
 
 @dataclass(eq=False)
@@ -176,16 +205,15 @@ class LocalPool:
 
     def __init__(self, store: Path, runtime: Runtime) -> None:
         """The number of members is `runtime.jobs`, else one per GPU, else one per two cores."""
-        cores = len(os.sched_getaffinity(0))
-        self._gpus = count_gpus(runtime)
-        self.jobs = runtime.jobs or max(1, self._gpus // runtime.devices or cores // 2)
-        threads = runtime.threads or max(1, cores // self.jobs)
+        divided = share(runtime)
+        self.jobs = divided.jobs
+        self._gpus = len(divided.gpus)
         self._store = store.resolve()
         self._runtime = replace(
             runtime,
             store=self._store,
             data=runtime.data.resolve() if runtime.data is not None else None,
-            threads=threads,
+            threads=divided.threads,
         )
         self._members: list[_Member] = []
         self._events: queue.Queue[Event] = queue.Queue()
@@ -204,11 +232,9 @@ class LocalPool:
         runtime = {name: str(v) if isinstance(v, Path) else v for name, v in to_plain(self._runtime).items()}
         request = {"stage": pack(stage), "store": str(self._store), "runtime": runtime}
         assert member.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # It died while idle: its reader reports the stage as lost.
             member.process.stdin.write(json.dumps(request) + "\n")
             member.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # It died while idle: its reader thread reports the stage as lost.
 
     def wait(self, seconds: float) -> list[Event]:
         """Events since the last call."""
@@ -225,10 +251,8 @@ class LocalPool:
         self._closing = True
         for member in self._members:
             assert member.process.stdin is not None
-            try:
+            with contextlib.suppress(OSError):
                 member.process.stdin.close()
-            except OSError:
-                pass
         for member in self._members:
             try:
                 member.process.wait(timeout=5)
@@ -288,10 +312,8 @@ class LocalPool:
         code = member.process.wait()
         if self._closing:
             return
-        try:  # What the worker had started must not go on writing.
+        with contextlib.suppress(OSError):  # What the worker had started must not go on writing.
             os.killpg(member.process.pid, signal.SIGKILL)
-        except OSError:
-            pass
         with self._lock:
             self._members.remove(member)
             key = member.key

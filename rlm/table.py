@@ -210,9 +210,7 @@ def _scale(path: Path, scale: str | None) -> tuple[str, Document]:
     return scale, read_yaml(folder / f"{scale}.yaml")
 
 
-def _rows(
-    document: Document, base: Document, model: Model, settings: Document, errors: list[str]
-) -> dict[str, Any]:
+def _rows(document: Document, base: Document, model: Model, settings: Document, errors: list[str]) -> dict[str, Any]:
     rows = _mapping(document, "rows", errors)
     if not rows.value:
         errors.append(f"{document.place(('rows',))}: rows: none given; write `rows:` and at least one `NAME: {{}}`")

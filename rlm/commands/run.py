@@ -1,30 +1,162 @@
-"""`rlm run`: computes what is missing and prints the table."""
+"""`rlm run`: computes what is missing, shows how it goes, and prints the table."""
 
 import argparse
+import shlex
 import sys
+from pathlib import Path
 
-from rlm.commands.plan import make_plan, print_plan, runtime_of
-from rlm.launch import Event, LocalPool, log_file, run_stages
-from rlm.stages.store import prepare_store
+from rlm.commands.plan import Plan, forecast, make_plan, needed_roles, print_plan, refuse_what_cannot_fit, runtime_of
+from rlm.launch import Event, LocalPool, Outcome, log_file, run_stages
+from rlm.live import LiveView, PlainView
+from rlm.stages.cost import git_state
+from rlm.stages.store import prepare_store, read_record, stage_folder
+from rlm.table import Cell
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the table."""
+    """Run the table.
+
+    Returns:
+        0, 1 if a stage failed, 130 if interrupted.
+    """
     if options.dry_run:
-        print_plan(make_plan(options), options.store)
+        plan = make_plan(options)
+        print_plan(plan, forecast(plan, runtime_of(options)), options.store)
         return 0
     plan = make_plan(options, hashes=True)
     prepare_store(options.store)
+    outcome = Outcome()
+    tracker = _Tracking(plan, options.store)
+    try:
+        tracker.deliver_finished()
+        if plan.to_run:
+            outcome = _compute(plan, options, tracker)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {_resume(plan, options.store)}", file=sys.stderr)
+        tracker.close(5.0)
+        return 130
+    tracker.close(60.0)
+    _print_table(plan, options)
+    return _print_failures(plan, outcome, options.store)
+
+
+def _compute(plan: Plan, options: argparse.Namespace, tracker: "_Tracking") -> Outcome:
     runtime = runtime_of(options)
-
-    def watch(event: Event) -> None:
-        print(event.kind, plan.stages[event.key].folder, dict(event.data), flush=True)
-
+    costs = forecast(plan, runtime)
+    if not options.force:
+        refuse_what_cannot_fit(plan, costs, options.store)
+    for problem in plan.damaged.values():
+        print(f"{problem}; it is computed again", file=sys.stderr)
+    seconds = {key: cost.seconds for key, cost in costs.by_key.items()}
     launcher = LocalPool(options.store, runtime)
     try:
-        outcome = run_stages(plan.stages, set(plan.finished), launcher, watch)
+        with _view(plan) as view:
+
+            def watch(event: Event) -> None:
+                metrics = {}
+                if event.kind == "done":
+                    metrics = read_record(stage_folder(options.store, plan.stages[event.key]))["metrics"]
+                view(event, metrics)
+                tracker.watch(event)
+
+            return run_stages(
+                plan.stages, set(plan.finished), launcher, watch, lambda stage: seconds.get(stage.key, 1.0)
+            )
     finally:
         launcher.close()
+
+
+def _view(plan: Plan) -> LiveView | PlainView:
+    labels = {key: _label(plan, key) for key in plan.stages}
+    if not sys.stdout.isatty():
+        return PlainView(plan.stages, labels, set(plan.finished))
+    rows: dict[str, dict[str, list[str]]] = {}
+    for cell in plan.cells:
+        for role, key in needed_roles(cell).items():
+            keys = rows.setdefault(cell.row, {}).setdefault(role, [])
+            if key not in keys:
+                keys.append(key)
+    return LiveView(plan.stages, labels, set(plan.finished), rows)
+
+
+def _label(plan: Plan, key: str) -> str:
+    """The rows, data set and seed that a stage is for, in a few words."""
+    cells = plan.used_by[key]
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    words = [rows[0] if len(rows) == 1 else f"{len(rows)} rows"]
+    if len(plan.table.datasets) > 1 and len({cell.dataset for cell in cells}) == 1:
+        words.append(cells[0].dataset)
+    if len(plan.table.seeds) > 1 and len({cell.seed for cell in cells}) == 1:
+        words.append(f"seed {cells[0].seed}")
+    return ", ".join(words)
+
+
+class _Tracking:
+    """Tells MLflow of every stage; what is not delivered now is delivered by a later run."""
+
+    def __init__(self, plan: Plan, store: Path) -> None:
+        from rlm.tracking import Tracker
+
+        self._plan, self._store = plan, store
+        self._tracker = Tracker(store, plan.table.name)
+
+    def deliver_finished(self) -> None:
+        for key in self._plan.finished:
+            self._deliver(key)
+
+    def watch(self, event: Event) -> None:
+        if event.kind in ("started", "done", "failed", "lost"):
+            self._deliver(event.key, failed=event.kind in ("failed", "lost"))
+
+    def close(self, seconds: float) -> None:
+        self._tracker.close(seconds)
+
+    def _deliver(self, key: str, failed: bool = False) -> None:
+        from rlm.tracking import run_tags
+
+        cells = self._plan.used_by[key]
+        tags = run_tags(
+            self._plan.table.name,
+            list(dict.fromkeys(cell.row for cell in cells)),
+            list(dict.fromkeys(cell.dataset for cell in cells)),
+            self._plan.stages[key].seed if self._plan.stages[key].seed is not None else _only_seed(cells),
+            git_state()["commit"] or "",
+        )
+        if self._plan.table.scale:
+            tags["scale"] = self._plan.table.scale
+        try:
+            self._tracker.deliver(stage_folder(self._store, self._plan.stages[key]), tags, failed)
+        except OSError as error:  # A view of the results must not stop them.
+            print(f"MLflow is not told of {self._plan.stages[key].folder}: {error}", file=sys.stderr)
+
+
+def _only_seed(cells: list[Cell]) -> int | None:
+    """The seed of stages that draw nothing themselves but stand on one that did."""
+    seeds = {cell.seed for cell in cells}
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+def _print_table(plan: Plan, options: argparse.Namespace) -> None:
+    from rlm import report
+
+    print()
+    print(report.render(plan.table, plan.cells, options.store, "markdown"))
+    page = report.write_reports(plan.table, plan.cells, options.store)
+    print(f"\nplots: {page}\nMLflow: rlm ui --store {shlex.quote(str(options.store))}")
+
+
+def _print_failures(plan: Plan, outcome: Outcome, store: Path) -> int:
+    if not outcome.failed:
+        return 0
+    print(f"\n{len(outcome.failed)} stages failed, {len(outcome.skipped)} wait for them:", file=sys.stderr)
     for key, message in outcome.failed.items():
-        print(plan.stages[key].folder, message, log_file(plan.stages[key], options.store), file=sys.stderr)
-    return 1 if outcome.failed else 0
+        stage = plan.stages[key]
+        print(f"  {stage.folder} ({_label(plan, key)}): {message}\n    log: {log_file(stage, store)}", file=sys.stderr)
+    print(_resume(plan, store), file=sys.stderr)
+    return 1
+
+
+def _resume(plan: Plan, store: Path) -> str:
+    finished = sum(stage_folder(store, stage).is_dir() for stage in plan.stages.values())
+    command = shlex.join(["rlm", *sys.argv[1:]])
+    return f"{finished} of {len(plan.stages)} stages are finished and kept; to go on: {command}"

@@ -37,7 +37,9 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
     if refresh.staleness < 1 or (refresh.every is not None and refresh.every < 1):
         mistakes.append("pretrain.index_refresh: `every` and `staleness` count optimizer steps; write 1 or more")
     if refresh.swap_after is not None and refresh.mode == "sync":
-        mistakes.append("pretrain.index_refresh.swap_after: only read where mode is async; write mode: async or remove it")
+        mistakes.append(
+            "pretrain.index_refresh.swap_after: only read where mode is async; write mode: async or remove it"
+        )
     for name, encoder in (("encoder", e.encoder), ("retriever.encoder", e.retriever.encoder)):
         if isinstance(encoder, ScratchEncoder) and encoder.hidden_size % encoder.heads:
             mistakes.append(

@@ -1,5 +1,6 @@
 """What a stage cost: time, cores, accelerator, memory; and what it ran with (imports nothing heavy)."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -117,10 +118,9 @@ def _cuda() -> Any:
 
 
 def _reset_peak() -> None:
-    try:
+    # Elsewhere than on Linux the sampled figure is all there is.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass  # Not Linux: the sampled figure is all there is.
 
 
 def _peak() -> int:

@@ -1,5 +1,6 @@
 """The store: one folder per finished stage, written once, checked before it is used (imports nothing heavy)."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -117,10 +118,9 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], hashes: b
             verified[name] = state
             read = True
     if read:
-        try:
+        # A store that is only readable is checked again next time.
+        with contextlib.suppress(OSError):
             (folder / _VERIFIED).write_text(json.dumps(verified), encoding="utf-8")
-        except OSError:
-            pass  # A store that is only readable is checked again next time.
 
 
 def file_digest(path: Path) -> str:
