@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from rlm.errors import StageError
 from rlm.tracking.tracker import Tracker, tracking_uri
 
 
@@ -28,7 +29,7 @@ def serve(store: Path, host: str = "127.0.0.1", port: int = 5000, wait: float = 
 
     Raises:
         ValueError: not a loopback address, the port is taken, or there is no store.
-        RuntimeError: the server does not answer.
+        StageError: the server does not answer.
     """
     uri = tracking_uri(store)
     if uri.startswith(("http://", "https://")):
@@ -91,13 +92,13 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", address: str, wait: float)
     end = time.monotonic() + wait
     while time.monotonic() < end:
         if server.poll() is not None:
-            raise RuntimeError(f"MLflow's server ended with status {server.returncode}; its own words are above")
+            raise StageError(f"MLflow's server ended with status {server.returncode}; its own words are above")
         try:
             with urlopen(f"{address}/health", timeout=5):
                 return
         except (URLError, OSError):
             time.sleep(0.2)
-    raise RuntimeError(f"MLflow's server does not answer at {address} after {wait:.0f} s")
+    raise StageError(f"MLflow's server does not answer at {address} after {wait:.0f} s")
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:

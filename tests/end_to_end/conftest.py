@@ -1,0 +1,42 @@
+"""A folder with the shipped experiments and a scale of a few steps, and the command line in it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.end_to_end.workplace import HERE, ROOT, TABLE, Command, environment, overlay
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped experiments with `scale/micro.yaml`: tiny, with a few steps of each training."""
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    tiny, micro = (
+        yaml.safe_load(path.read_text()) for path in (ROOT / "experiments/scale/tiny.yaml", HERE / "micro.yaml")
+    )
+    (folder / "experiments" / "scale" / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rlm(workplace: Path) -> Command:
+    """Runs `rlm ARGUMENTS` in the workplace; a failure shows what it printed."""
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "rlm", *arguments]
+        done = subprocess.run(command, cwd=workplace, env=environment(), capture_output=True, text=True, timeout=900)
+        assert done.returncode == code, f"rlm {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(rlm: Command, workplace: Path) -> subprocess.CompletedProcess:
+    """All seven rows of Table 2, run once."""
+    return rlm("run", TABLE, "--scale", "micro", "--store", "runs")
