@@ -110,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("run", metavar="RUN", help="name of a finished stage's folder, or enough of its beginning")
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--passage", metavar="TEXT", help="read this passage instead of retrieving")
+    ask.add_argument("--answer", metavar="TEXT", help="what [MASK] stands for (default: the model's best word)")
     ask.add_argument("--top", type=_positive, default=8, metavar="K", help="passages retrieved (default: 8)")
     _store_option(ask)
 

@@ -122,6 +122,9 @@ def _construct(
     if id(node) in enclosing:
         raise ConfigError(f"{line}: an alias holds itself")
     enclosing = (*enclosing, id(node))
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise ConfigError(f"{line}: the tag `{tag}` means nothing here; remove it")
     if isinstance(node, yaml.SequenceNode):
         return [
             _construct(loader, item, (*location, str(i)), where, shown, enclosing) for i, item in enumerate(node.value)

@@ -9,14 +9,14 @@ from rlm.errors import ConfigError, nearest
 def main(options: argparse.Namespace) -> int:
     """Find the stage's folder and ask."""
     run = find_run(options.store, options.run)
-    from rlm.stages import ask
+    from rlm.stages.ask import ask
 
-    ask.main(options.store, run, options.question, options.passage, options.top)
+    ask(options.store, run, options.question, options.passage, options.answer, options.top)
     return 0
 
 
 def find_run(store: Path, run: str) -> str:
-    """The full name of a finished stage's folder.
+    """The full name of a finished stage's folder, found before torch is imported.
 
     Args:
         store: the store.
@@ -34,5 +34,5 @@ def find_run(store: Path, run: str) -> str:
         return found[0]
     if found:
         raise ConfigError(f"{run}: {len(found)} finished stages of {store} begin so; write one of {', '.join(found)}")
-    askable = [folder for folder in known if folder.split("-")[0] in ("finetune", "pretrain")]
+    askable = [folder for folder in known if folder.split("-")[0] in ("finetune", "pretrain", "evaluate")]
     raise ConfigError(f"{run}: no such finished stage in {store}; {nearest(name, askable)}")

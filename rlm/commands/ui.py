@@ -10,8 +10,4 @@ def main(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
     if not options.store.is_dir():
         raise ConfigError(f"--store {options.store}: no such folder; run a table first, or name another")
-    try:
-        tracking.serve(options.store, options.host, options.port)
-    except KeyboardInterrupt:
-        return 0
-    return 0
+    return tracking.serve(options.store, options.host, options.port)

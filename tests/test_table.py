@@ -1,0 +1,212 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rlm.data.config import EncyclopediaSource
+from rlm.errors import ConfigError
+from rlm.stages.checks import check_realm
+from rlm.table import AblationTable, distinct_stages, load_table
+
+EXPERIMENTS = Path(__file__).parent / "fakes" / "experiments"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    return tmp_path / "experiments"
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def _no_content(source: object) -> str:
+    return ""
+
+
+def _errors(path: Path, **options: object) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_table(path, **options)  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+def test_load_table__when_all_is_right(folder: Path) -> None:
+    table = load_table(folder / "table.yaml")
+    assert (table.name, table.title, table.scale, table.baseline) == ("table", "Ablations", "tiny", "REALM")
+    assert table.datasets == ("encyclopedia",)
+    assert len(table.rows) == 7
+    assert table.rows["REALM"].pretrain.candidates == 5, "of the scale"
+    assert table.rows["30x stale MIPS"].pretrain.index_refresh.staleness == 30
+    assert table.rows["Baseline (ORQA)"].finetune.retriever_from == "ict"
+    assert table.trends[0].order == ("REALM", "Baseline (ORQA)")
+    assert table.reported == {"REALM": {"nq_open": {"exact_match": 38.2}}}
+    assert table.reported_source == "Table 2"
+
+
+def test_load_table__when_options_overlay_it(folder: Path) -> None:
+    table = load_table(
+        folder / "table.yaml",
+        rows=["REALM", "30x stale MIPS"],
+        seeds=[3, 4],
+        settings=["pretrain.candidates=7", "corpus.source={kind: files, files: [a.jsonl]}"],
+    )
+    assert list(table.rows) == ["REALM", "30x stale MIPS"]
+    assert table.seeds == (3, 4)
+    assert table.rows["REALM"].pretrain.candidates == 7, "--set wins over the scale"
+    assert not isinstance(table.rows["REALM"].corpus.source, EncyclopediaSource)
+
+
+def test_distinct_stages__when_table_2_shares_work(folder: Path) -> None:
+    table = load_table(folder / "table.yaml")
+    stages = distinct_stages(table.cells(_no_content))
+    names = [stage.name for stage, _ in stages.values()]
+    counts = {name: names.count(name) for name in names}
+    # Four ways to pre-train, five retrievers (ICT's too), seven readers.
+    assert counts == {
+        "corpus": 1,
+        "salient_spans": 1,
+        "questions": 1,
+        "ict": 1,
+        "warm_start": 1,
+        "pretrain": 4,
+        "index": 5,
+        "zero_shot": 5,
+        "finetune": 7,
+        "evaluate": 7,
+    }
+    seen: set[str] = set()
+    for key, (stage, _) in stages.items():
+        assert {source.key for source in stage.inputs.values()} <= seen, "inputs come first"
+        seen.add(key)
+
+
+def test_distinct_stages__when_rows_share_a_retriever_they_share_zero_shot(folder: Path) -> None:
+    cells = {cell.row: cell for cell in load_table(folder / "table.yaml").cells(_no_content)}
+    shared = cells["REALM"].stages["zero_shot"].key
+    assert cells["REALM retriever + baseline encoder"].stages["zero_shot"].key == shared
+    assert cells["Baseline retriever + REALM encoder"].stages["zero_shot"].key != shared
+
+
+def test_distinct_stages__when_a_row_does_not_need_pretraining(folder: Path) -> None:
+    table = load_table(folder / "table.yaml", rows=["Baseline (ORQA)"])
+    names = {stage.name for stage, _ in distinct_stages(table.cells(_no_content)).values()}
+    assert "pretrain" not in names
+
+
+def test_cells__when_there_are_seeds_and_files_change(folder: Path) -> None:
+    table = load_table(folder / "table.yaml", seeds=[0, 1])
+    assert len(table.cells(_no_content)) == 14
+    before = distinct_stages(table.cells(_no_content))
+    after = distinct_stages(table.cells(lambda source: "changed" if isinstance(source, EncyclopediaSource) else ""))
+    shared = {stage.name for key, (stage, _) in before.items() if key in after}
+    assert shared == set(), "everything stands on the corpus or the questions"
+
+
+# What is replaced in the table file, by what, and the message.
+MISTAKES = {
+    "unknown field": ("REALM: {}", "REALM: {finetune.encoder_form: bert}", "table.yaml:6: finetune.encoder_form: no such"
+                      " field of FinetuneConfig; did you mean `encoder_from`?"),
+    "unknown value": ("encoder_from: bert}", "encoder_from: bart}", "finetune.encoder_from: found `bart` (text); did you"
+                      " mean `bert`? Known: bert, pretrain"),
+    "wrong type": ("staleness: 30", "staleness: often", "table.yaml:12: pretrain.index_refresh.staleness: found `often`"
+                   " (text); write a whole number"),
+    "runtime in a row": ("REALM: {}", "REALM: {runtime.devices: 2}", "table.yaml:6: row `REALM`: `runtime` cannot"),
+    "row name twice": ("30x stale MIPS:", "REALM:", "table.yaml:12: `REALM` was already given in line 6"),
+    "base missing": ("base/base.yaml", "base/bose.yaml", "table.yaml:2: base: no file"),
+    "syntax": ("REALM: {}", "REALM: {", "table.yaml:8: not YAML: "),
+    "baseline": ("baseline: REALM", "baseline: REALMS", "table.yaml:4: baseline: no `REALMS`; did you mean `REALM`?"),
+    "trend's row": ("REALM > Baseline", "REALM > Beseline", "table.yaml:14: trends: no `Beseline (ORQA)`; did you mean"
+                    " `Baseline (ORQA)`?"),
+    "trend's column": ("- exact_match", "- exact_mutch", "table.yaml:14: trends: no `exact_mutch`; did you mean"),
+    "trend of one row": ("REALM > Baseline (ORQA)", "REALM>Baseline", "has one row; write `ROW > ROW`, with spaces"),
+    "column": ("[exact_match,", "[exact_mutch,", "table.yaml:3: columns: no `exact_mutch`; did you mean `exact_match`?"),
+    "column without a number": ("recall@5]", "recall@]", "columns: no `zero_shot_recall@`; did you mean"),
+    "reported row": ("  REALM: {nq_open", "  RELM: {nq_open", "table.yaml:17: reported: no `RELM`; did you mean `REALM`?"),
+    "reported number": ("38.2", "thirty", "reported.REALM.nq_open.exact_match: found `thirty` (text); write a number"),
+    "unknown table field": ("baseline:", "base_line:", "table.yaml:4: base_line: no such field of a table; did you mean"
+                            " `baseline`?"),
+    "unknown model": ("title:", "model: relm\ntitle:", "table.yaml:1: model: found `relm`; did you mean `realm`?"),
+    "one candidate": ("REALM: {}", "REALM: {pretrain.candidates: 1}", "table.yaml:6: pretrain.candidates: found 1;"
+                      " write at least 2"),
+    "passage too long": ("REALM: {}", "REALM: {pretrain.passage_tokens: 600}", "pretrain.passage_tokens: 600 and"
+                         " query_tokens 96 make 696 word pieces, the encoder reads 512"),
+    "kind missing": ("REALM: {}", "REALM: {index.dtype: float32}", "index: `kind` is missing; write kind: exact |"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_load_table__when_the_file_is_wrong(folder: Path, name: str) -> None:
+    old, new, message = MISTAKES[name]
+    _edit(folder / "table.yaml", old, new)
+    assert message in _errors(folder / "table.yaml")
+
+
+def test_load_table__when_the_base_is_wrong_it_is_told_once(folder: Path) -> None:
+    _edit(folder / "base" / "base.yaml", "kind: scratch}", "kind: scratch, layer: 2}")
+    lines = _errors(folder / "table.yaml").splitlines()
+    assert len(lines) == 1
+    assert re.search(r"base.yaml:\d+: encoder.layer: no such field of ScratchEncoder; did you mean `layers`", lines[0])
+
+
+def test_load_table__when_names_of_options_are_unknown(folder: Path) -> None:
+    table = folder / "table.yaml"
+    assert "--scale tny: no file" in _errors(table, scale="tny")
+    assert "did you mean `tiny`?" in _errors(table, scale="tny")
+    assert "--rows: rows: no `RELM`; did you mean `REALM`?" in _errors(table, rows=["RELM"])
+    assert "--datasets: datasets: no `encyclopaedia`; did you mean `encyclopedia`?" in _errors(
+        table, datasets=["encyclopaedia"]
+    )
+    assert "--set pretrain.candidate=4: pretrain.candidate: no such field" in _errors(
+        table, settings=["pretrain.candidate=4"]
+    )
+    assert "--set runtime.devices=2: runtime: --set may not set it" in _errors(table, settings=["runtime.devices=2"])
+
+
+def test_load_table__when_the_scale_is_wrong(folder: Path) -> None:
+    _edit(folder / "scale" / "tiny.yaml", "datasets: [encyclopedia]", "datasets: [encyclopedie]\nconfigs: {}")
+    message = _errors(folder / "table.yaml")
+    assert "tiny.yaml:2: configs: no such field of a scale; did you mean `config`?" in message
+    _edit(folder / "scale" / "tiny.yaml", "\nconfigs: {}", "")
+    message = _errors(folder / "table.yaml")
+    assert "tiny.yaml:1: datasets: no `encyclopedie`; did you mean `encyclopedia`?" in message
+
+
+def test_load_table__when_there_is_nothing_to_run(folder: Path) -> None:
+    (folder / "scale" / "tiny.yaml").unlink()
+    assert "datasets: none given" in _errors(folder / "table.yaml")
+    text = (folder / "table.yaml").read_text()
+    (folder / "table.yaml").write_text(text[: text.index("rows:")])
+    assert "rows: none given" in _errors(folder / "table.yaml")
+
+
+CHECKS = {
+    "pretrain.training.steps=0": "pretrain.training.steps: found 0; write a number above 0",
+    "encoder.hidden_size=127": "encoder.hidden_size: 127 is no multiple of 2 heads",
+    "finetune.passages_read=0": "finetune.passages_read: found 0",
+    "evaluate.recall_at=[]": "evaluate.recall_at: write at least one",
+    "pretrain.index_refresh.swap_after=3": "pretrain.index_refresh.swap_after: only read where mode is async",
+    "retriever.passage_tokens=600": "retriever.passage_tokens: 600 word pieces, the encoder reads 512",
+    "finetune.passage_tokens=480": "finetune.passage_tokens: 480 and retriever.query_tokens 64 make 544",
+    "corpus={source: {kind: files, files: [a], limit: 3}, packing: as_is}": "pretrain.candidates: 5 passages are asked"
+    " of a corpus of 3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", CHECKS)
+def test_check_realm__when_fields_do_not_fit_together(folder: Path, setting: str) -> None:
+    message = _errors(folder / "table.yaml", settings=[setting])
+    assert CHECKS[setting] in message
+    if setting.count("=") == 1 and "{" not in setting:
+        assert f"--set {setting}" in message, "the place is told"
+
+
+def test_check_realm__when_the_shipped_tables_are_read(root: Path) -> None:
+    for path in (root / "experiments").glob("*.yaml"):
+        for scale in (root / "experiments" / "scale").glob("*.yaml"):
+            table = load_table(path, scale.stem)
+            assert isinstance(table, AblationTable)
+            assert all(check_realm(row) == [] for row in table.rows.values())
