@@ -224,6 +224,10 @@ class _Steps(Dataset[dict[str, Any]]):
         return self.batches(step, self.rank, self.world)
 
 
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
+
+
 class _From(Sampler[int]):
     """Steps from the one to resume at; its length counts those already done, as Lightning's progress does."""
 
@@ -249,7 +253,10 @@ class StepDataModule(pl.LightningDataModule):
         assert trainer is not None
         dataset = _Steps(self.batches, trainer.global_rank, trainer.world_size)
         sampler = _From(trainer.global_step, self.steps)
-        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers)
+        # without a collate function torch would turn every array into a tensor
+        return DataLoader(
+            dataset, batch_size=None, sampler=sampler, num_workers=self.workers, collate_fn=_unchanged
+        )
 
 
 def special_tokens(tokenizer: Any) -> SpecialTokens:

@@ -21,13 +21,13 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     evaluate = config["evaluate"]
     corpus = Corpus.open(inputs["corpus"])
     questions = read_questions(inputs["questions"] / f"{evaluate.split}.jsonl")
-    module = load_open_qa(config, inputs["finetune"], inputs["index"], corpus, context)
+    module = load_open_qa(config, inputs["finetune"], inputs["index"], corpus, context.runtime)
     tokens = question_tokens(corpus, questions)
     order = np.argsort(tokens.lengths, kind="stable")  # questions of like length together
     lines: dict[int, dict[str, Any]] = {}
     for first in range(0, len(order), evaluate.batch_size):
         rows = order[first : first + evaluate.batch_size]
-        with autocast(config["finetune"].training, context):
+        with autocast(config["finetune"].training, context.runtime):
             prediction, found = module.predict(tokens.take(rows))
         texts = answer_texts(corpus, prediction)
         for i, row in enumerate(rows):

@@ -126,9 +126,4 @@ def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content) 
         "finetune": finetune,
         "evaluate": evaluate,
     }
-    uses_pretrain = "pretrain" in (e.finetune.retriever_from, e.finetune.encoder_from)
-    return {
-        role: stage
-        for role, stage in stages.items()
-        if stage is not None and (role != "pretrain" or uses_pretrain) and (role != "text" or text is not corpus)
-    }
+    return {role: stage for role, stage in stages.items() if stage is not None}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from rlm.config import Runtime
 from rlm.data.corpus import Corpus
 from rlm.data.datamodules import QuestionBatches
 from rlm.data.gold import GoldAnswers, question_tokens
@@ -25,7 +26,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     corpus = Corpus.open(inputs["corpus"])
     questions = read_questions(inputs["questions"] / "train.jsonl")
     seed_everything(context)
-    module = build_open_qa(config, inputs.get("encoder"), inputs["retriever"], inputs["index"], corpus, context)
+    module = build_open_qa(config, inputs.get("encoder"), inputs["retriever"], inputs["index"], corpus, context.runtime)
     module.gold = GoldAnswers(corpus, questions)
     batches = QuestionBatches(question_tokens(corpus, questions), finetune.training.batch_size, context.seed)
     metrics = fit(module, batches, finetune.training, folder, context)
@@ -35,7 +36,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
 
 
 def build_open_qa(
-    config: Any, encoder: Path | None, retriever: Path, index: Path, corpus: Corpus, context: Context
+    config: Any, encoder: Path | None, retriever: Path, index: Path, corpus: Corpus, runtime: Runtime
 ) -> OpenQa:
     """Any retriever with any encoder: each comes from the stage named; without `encoder`, its own starting point."""
     finetune = config["finetune"]
@@ -45,7 +46,7 @@ def build_open_qa(
         started = KnowledgeAugmentedEncoder(config["encoder"], corpus.vocab_size)
     reader = SpanReader(started, finetune.span_hidden_size, finetune.max_span)
     embeddings = torch.from_numpy(np.load(index / "embeddings.npy", mmap_mode="r+"))
-    device = torch.device(accelerator(context))
+    device = torch.device(accelerator(runtime))
     return OpenQa(
         DualEncoder.load(retriever / "retriever", config["retriever"]),
         reader,
@@ -56,8 +57,8 @@ def build_open_qa(
     )
 
 
-def load_open_qa(config: Any, folder: Path, index: Path, corpus: Corpus, context: Context) -> OpenQa:
+def load_open_qa(config: Any, folder: Path, index: Path, corpus: Corpus, runtime: Runtime) -> OpenQa:
     """A fine-tuned reader and question encoder, ready to predict."""
-    module = build_open_qa(config, None, folder, index, corpus, context)
+    module = build_open_qa(config, None, folder, index, corpus, runtime)
     module.reader.load_state_dict(load_file(folder / "reader.safetensors"))
-    return module.to(torch.device(accelerator(context))).eval()
+    return module.to(torch.device(accelerator(runtime))).eval()

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
+from rlm.config import Runtime
 from rlm.data.datamodules import Batches, StepDataModule
 from rlm.models.config import Training
 from rlm.stages.stage import Context
@@ -74,16 +75,16 @@ def seed_everything(context: Context) -> None:
     torch.manual_seed(context.seed)
 
 
-def accelerator(context: Context) -> str:
+def accelerator(runtime: Runtime) -> str:
     """`cpu` or `cuda`, as asked for or as found."""
-    if context.runtime.device != "auto":
-        return context.runtime.device
+    if runtime.device != "auto":
+        return runtime.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def autocast(training: Training, context: Context) -> torch.autocast:
+def autocast(training: Training, runtime: Runtime) -> torch.autocast:
     """The precision that `training` asks for, outside a Trainer."""
-    return torch.autocast(accelerator(context), torch.bfloat16, enabled=training.precision == "bf16")
+    return torch.autocast(accelerator(runtime), torch.bfloat16, enabled=training.precision == "bf16")
 
 
 def fit(
@@ -102,7 +103,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-    device = accelerator(context)
+    device = accelerator(context.runtime)
     devices = context.runtime.devices
     strategy: Any = "auto"
     if devices > 1:

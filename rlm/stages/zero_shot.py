@@ -22,7 +22,7 @@ from rlm.stages.training import accelerator
 
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
     """Writes `ranks.jsonl`, and `steps.jsonl` where pre-training kept its snapshots."""
-    evaluate, device = config["evaluate"], accelerator(context)
+    evaluate, device = config["evaluate"], accelerator(context.runtime)
     corpus = Corpus.open(inputs["corpus"])
     questions = read_questions(inputs["questions"] / f"{evaluate.split}.jsonl")
     tokens = question_tokens(corpus, questions)
