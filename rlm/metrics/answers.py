@@ -1,0 +1,121 @@
+"""When a prediction is right, and when a passage holds an answer: the one definition of each.
+
+Exact match is that of the released ORQA and REALM evaluation (google-research/language, orqa/utils/eval_utils.py): SQuAD's
+normalisation after NFD, and regular expressions that must match from the start of the prediction. Answer in passage is
+that of DPR (facebookresearch/DPR, dpr/data/qa_validation.py): a run of whole tokens, or a regular expression found anywhere.
+Neither drops accents: "Café" equals itself in either Unicode form, never "Cafe".
+"""
+
+import functools
+import re
+import string
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from typing import Literal
+
+AnswerKind = Literal["string", "regex"]
+
+_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(answer: str) -> str:
+    """The form in which string answers are compared (SQuAD v1.1's, after NFD).
+
+    In this order: decompose to NFD, lower-case, delete ASCII punctuation, turn the words a, an and the into spaces, join
+    what is left by single spaces. Other punctuation (“ ” – …) stays, as in the released evaluation.
+    """
+    text = unicodedata.normalize("NFD", answer).lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def exact_match(prediction: str, answers: Iterable[str], kind: AnswerKind) -> bool:
+    """Whether `prediction` equals one of `answers` ("string"), or one of them matches it from its start ("regex").
+
+    Strings are compared as `normalize_answer` leaves them, so an empty prediction equals an answer of punctuation only.
+    Regular expressions see the prediction as it is, with IGNORECASE, UNICODE and MULTILINE, and need not match its end; an
+    invalid one matches nothing and is reported once by a warning.
+
+    Raises ValueError for an unknown kind.
+    """
+    if _is_regex(kind):
+        patterns = map(_compiled, answers)
+        return any(pattern is not None and pattern.match(prediction) is not None for pattern in patterns)
+    normalized = normalize_answer(prediction)
+    return any(normalize_answer(answer) == normalized for answer in answers)
+
+
+def has_answer(text: str, answers: Iterable[str], kind: AnswerKind) -> bool:
+    """`AnswerMatcher(answers, kind).matches(text)`, for one passage; keep the matcher where there are several."""
+    return AnswerMatcher(answers, kind).matches(text)
+
+
+class AnswerMatcher:
+    """Tells which passages hold one of a question's answers (DPR's `has_answer`).
+
+    A string answer is held where its tokens follow each other, whatever their case: "Lee" is in "lee's" but not in "leeds".
+    A regular expression is held where a search finds it. Texts and answers are brought to NFD first. Unlike in DPR, an
+    answer without tokens, such as "", is in no passage rather than in every one.
+
+    Raises ValueError for an unknown kind.
+    """
+
+    def __init__(self, answers: Iterable[str], kind: AnswerKind) -> None:
+        decomposed = [unicodedata.normalize("NFD", answer) for answer in answers]
+        self._patterns: list[re.Pattern[str]] | None = None
+        if _is_regex(kind):
+            self._patterns = [pattern for pattern in map(_compiled, decomposed) if pattern is not None]
+        else:
+            self._tokens = {tokens for tokens in map(_spaced_tokens, decomposed) if tokens.strip()}
+
+    def matches(self, text: str) -> bool:
+        """Whether the passage `text` holds an answer."""
+        if self._patterns is not None:
+            decomposed = unicodedata.normalize("NFD", text)
+            return any(pattern.search(decomposed) is not None for pattern in self._patterns)
+        passage = _spaced_tokens(text)
+        return any(tokens in passage for tokens in self._tokens)
+
+
+def _is_regex(kind: str) -> bool:
+    if kind not in ("string", "regex"):
+        raise ValueError(f"answer kind `{kind}` is unknown: write `string` or `regex`")
+    return kind == "regex"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern, _FLAGS)
+    except (re.error, OverflowError, RecursionError) as error:
+        # Cached, hence said once however many predictions and passages it is tried on.
+        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=3)
+        return None
+
+
+class _TokenSpacing(dict[int, str]):
+    """Spaces that set apart the tokens of DPR's SimpleTokenizer, for `str.translate`; filled as characters are met.
+
+    A token is a run of letters, numbers and marks ([\\p{L}\\p{N}\\p{M}]+), or any other character that is neither a
+    separator nor a control ([^\\p{Z}\\p{C}]). The standard library's expressions know no such classes.
+    """
+
+    def __missing__(self, codepoint: int) -> str:
+        character = chr(codepoint)
+        category = unicodedata.category(character)[0]
+        spaced = character if category in "LNM" else " " if category in "ZC" else f" {character} "
+        self[codepoint] = spaced
+        return spaced
+
+
+_TOKEN_SPACING = _TokenSpacing()
+
+
+# About 700 bytes a passage: questions on one subject retrieve the same ones.
+@functools.lru_cache(maxsize=16384)
+def _spaced_tokens(text: str) -> str:
+    """The lower-cased tokens of `text`, each between spaces, so that a run of whole tokens is a substring."""
+    tokens = unicodedata.normalize("NFD", text).translate(_TOKEN_SPACING).split()
+    return f" {' '.join(tokens)} ".lower()
