@@ -1,9 +1,9 @@
 """When a prediction is right, and when a passage holds an answer: the one definition of each.
 
-Exact match is that of the released ORQA and REALM evaluation (google-research/language, orqa/utils/eval_utils.py): SQuAD's
-normalisation after NFD, and regular expressions that must match from the start of the prediction. Answer in passage is
-that of DPR (facebookresearch/DPR, dpr/data/qa_validation.py): a run of whole tokens, or a regular expression found anywhere.
-Neither drops accents: "Café" equals itself in either Unicode form, never "Cafe".
+Exact match is that of the released ORQA and REALM evaluation (google-research/language, orqa/utils/eval_utils.py):
+SQuAD's normalisation after NFD, and regular expressions that must match from the start of the prediction. Answer in
+passage is that of DPR (facebookresearch/DPR, dpr/data/qa_validation.py): a run of whole tokens, or a regular expression
+found anywhere. Neither drops accents: "Café" equals itself in either Unicode form, never "Cafe".
 """
 
 import functools
@@ -24,8 +24,8 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def normalize_answer(answer: str) -> str:
     """The form in which string answers are compared (SQuAD v1.1's, after NFD).
 
-    In this order: decompose to NFD, lower-case, delete ASCII punctuation, turn the words a, an and the into spaces, join
-    what is left by single spaces. Other punctuation (“ ” – …) stays, as in the released evaluation.
+    In this order: decompose to NFD, lower-case, delete ASCII punctuation, turn the words a, an and the into spaces,
+    join what is left by single spaces. Other punctuation (“ ” – …) stays, as in the released evaluation.
     """
     text = unicodedata.normalize("NFD", answer).lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
@@ -35,8 +35,8 @@ def exact_match(prediction: str, answers: Iterable[str], kind: AnswerKind) -> bo
     """Whether `prediction` equals one of `answers` ("string"), or one of them matches it from its start ("regex").
 
     Strings are compared as `normalize_answer` leaves them, so an empty prediction equals an answer of punctuation only.
-    Regular expressions see the prediction as it is, with IGNORECASE, UNICODE and MULTILINE, and need not match its end; an
-    invalid one matches nothing and is reported once by a warning.
+    Regular expressions see the prediction as it is, with IGNORECASE, UNICODE and MULTILINE, and need not match its end;
+    an invalid one matches nothing and is reported once by a warning.
 
     Raises ValueError for an unknown kind.
     """
@@ -55,9 +55,9 @@ def has_answer(text: str, answers: Iterable[str], kind: AnswerKind) -> bool:
 class AnswerMatcher:
     """Tells which passages hold one of a question's answers (DPR's `has_answer`).
 
-    A string answer is held where its tokens follow each other, whatever their case: "Lee" is in "lee's" but not in "leeds".
-    A regular expression is held where a search finds it. Texts and answers are brought to NFD first. Unlike in DPR, an
-    answer without tokens, such as "", is in no passage rather than in every one.
+    A string answer is held where its tokens follow each other, whatever their case: "Lee" is in "lee's" but not in
+    "leeds". A regular expression is held where a search finds it. Texts and answers are brought to NFD first. Unlike in
+    DPR, an answer without tokens, such as "", is in no passage rather than in every one.
 
     Raises ValueError for an unknown kind.
     """
@@ -91,7 +91,7 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return re.compile(pattern, _FLAGS)
     except (re.error, OverflowError, RecursionError) as error:
         # Cached, hence said once however many predictions and passages it is tried on.
-        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=3)
+        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=2)
         return None
 
 
