@@ -1,0 +1,207 @@
+"""Where passages come from: the generated encyclopedia, files below the data folder, or the Hugging Face hub."""
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlm.data.config import (
+    EncyclopediaSource,
+    FilesSource,
+    HubSource,
+    RulesTagger,
+    SpacyTagger,
+    TokenClassificationTagger,
+)
+from rlm.data.records import Problems, Record, read_records
+from rlm.errors import ConfigError, nearest
+
+Source = EncyclopediaSource | FilesSource | HubSource
+COLUMNS = ("id", "title", "text")
+
+
+class Passage(NamedTuple):
+    """One record of a corpus: a passage, or a document that is cut into passages later."""
+
+    id: str
+    title: str
+    text: str
+
+
+def read_passages(source: Source, data: Path | None) -> Iterator[Passage]:
+    """The passages of a source, in its order, at most its `limit`.
+
+    Args:
+        source: JSON Lines (`.gz` too), Parquet and DPR's TSV need the columns `id`, `title` and `text`.
+        data: folder that a `files` source is relative to.
+
+    Raises:
+        ConfigError: no data folder, a pattern without a file, records that cannot be used (with file and line; up to
+            ten of a file at once), an id that was used before (with both places), or no passage at all.
+    """
+    if isinstance(source, EncyclopediaSource):
+        from rlm.data.encyclopedia import passages
+
+        yield from passages(source)
+        return
+    if isinstance(source, FilesSource):
+        named = ", ".join(source.files)
+        found = unique_passages(source_files(source.files, data))
+    else:
+        from rlm.data.hub import hub_passages
+
+        named = source.dataset
+        found = hub_passages(source)
+    first = next(found, None)
+    if first is None:
+        raise ConfigError(f"{named}: holds no passage; give at least one record with {', '.join(COLUMNS)}")
+    yield first
+    yield from found if source.limit is None else islice(found, source.limit - 1)
+
+
+def unique_passages(files: list[Path]) -> Iterator[Passage]:
+    """The passages of files that make up one collection.
+
+    Memory: 8 bytes of each id and their place in a set; the place of an id used before is looked up again.
+
+    Raises:
+        ConfigError: see `read_passages`; at the end of the file that has the problems.
+    """
+    seen: set[int] = set()
+    for path in files:
+        problems = Problems()
+        for record in read_records(path, problems):
+            passage = passage_of(record, problems)
+            if passage is None:
+                continue
+            key = hash(passage.id)
+            if key in seen and (first := _place_of(passage.id, files)) != record.place:
+                problems.add(f"{record.place}: `id` {passage.id!r} is also that of {first}; give each passage its own")
+                continue
+            seen.add(key)
+            yield passage
+        problems.check()
+
+
+def passage_of(record: Record, problems: Problems) -> Passage | None:
+    """The passage in a record; None, and its problems added, if it cannot be used."""
+    fields = record.fields
+    missing = [name for name in COLUMNS if fields.get(name) is None]
+    if missing:
+        names = ", ".join(f"`{name}`" for name in missing)
+        problems.add(f"{record.place}: no {names}; the record has: {', '.join(fields) or 'nothing'}")
+        return None
+    wrong = [name for name in ("title", "text") if not isinstance(fields[name], str)]
+    if wrong:
+        problems.add(f"{record.place}: `{wrong[0]}` is {fields[wrong[0]]!r}; write text")
+    elif not fields["text"].strip():
+        problems.add(f"{record.place}: `text` is empty; remove the record")
+    else:
+        return Passage(str(fields["id"]), fields["title"], fields["text"])
+    return None
+
+
+def _place_of(identity: str, files: list[Path]) -> str | None:
+    """The first place of a passage id."""
+    for path in files:
+        for record in read_records(path, Problems()):
+            if str(record.fields.get("id")) == identity:
+                return record.place
+    return None
+
+
+def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
+    """The files that patterns name, in their order; a pattern's matches by name.
+
+    Raises:
+        ConfigError: no data folder, or a pattern that names no file.
+    """
+    if data is None:
+        raise ConfigError(f"`kind: files` names {', '.join(patterns)}: give the folder they are in by --data FOLDER")
+    if not data.is_dir():
+        raise ConfigError(f"--data {data}: no such folder")
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        if Path(pattern).is_absolute():
+            raise ConfigError(f"{pattern}: write it relative to the data folder {data}, so that it holds elsewhere too")
+        matches = sorted(path for path in data.glob(pattern) if path.is_file())
+        if not matches:
+            known = (str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
+            raise ConfigError(f"{data / pattern}: no such file; {nearest(pattern, known)}")
+        files.update(dict.fromkeys(matches))
+    return list(files)
+
+
+def content_digest(source: Source | RulesTagger | SpacyTagger | TokenClassificationTagger, data: Path | None) -> str:
+    """SHA-256 over the bytes of the files that a source or tagger reads, in order; "" where it reads none.
+
+    A hub's data set or model is identified by its revision, which this returns. Files that did not change since they
+    were last read (path, size, time) are not read again, so planning stays fast.
+
+    Raises:
+        ConfigError: files that are missing.
+    """
+    if isinstance(source, HubSource):
+        return source.revision
+    if isinstance(source, FilesSource):
+        return _digest(source_files(source.files, data))
+    if isinstance(source, TokenClassificationTagger):
+        files = source_files(source.train_files, data) if source.train_files else []
+        folder = Path(source.name).expanduser()
+        if folder.is_dir():
+            files += sorted(path for path in folder.iterdir() if path.is_file())
+        return _digest(files) if files else source.revision or ""
+    return ""
+
+
+def _digest(files: list[Path]) -> str:
+    return hashlib.sha256("\n".join(map(_sha256, files)).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    version = [status.st_size, status.st_mtime_ns]
+    known = _remembered()
+    name = str(path.resolve())
+    if name in known and known[name][:2] == version:
+        return str(known[name][2])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # A file written just now may change again within the resolution of its time stamp.
+    if time.time_ns() - status.st_mtime_ns > 2e9:
+        known[name] = [*version, digest]
+        _remember(known)
+    return digest
+
+
+@functools.cache
+def _remembered() -> dict[str, Any]:
+    """Path -> [size, time of change in ns, SHA-256]; empty if there is no such file, or a damaged one."""
+    try:
+        known = json.loads(_memory().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, ValueError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {name: entry for name, entry in known.items() if isinstance(entry, list) and len(entry) == 3}
+
+
+def _remember(known: dict[str, Any]) -> None:
+    try:
+        memory = _memory()
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="utf-8") as file:
+            json.dump(known, file)
+        os.replace(file.name, memory)
+    except (OSError, RuntimeError):
+        return  # a home that cannot be written to: remembered until this process ends
+
+
+def _memory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm" / "digests.json"
