@@ -72,6 +72,51 @@ class Ragged:
         return cls(values, offsets)
 
 
+class ArrayWriter:
+    """Appends to a one-dimensional `.npy` file of unknown length, in constant memory."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self._dtype, self.count = np.dtype(dtype), 0
+        self._file = path.open("wb")
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that the first axis can grow in place
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, values: NDArray) -> None:
+        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+        self.count += len(values)
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+
+class RaggedWriter:
+    """Writes what `Ragged.open` reads, some rows at a time."""
+
+    def __init__(self, folder: Path, name: str, dtype: DTypeLike) -> None:
+        self._sidecar = folder / f"{name}.json"
+        self._dtype = np.dtype(dtype)
+        self._values = ArrayWriter(folder / f"{name}.values.npy", dtype)
+        self._offsets = ArrayWriter(folder / f"{name}.offsets.npy", np.int64)
+        self._offsets.append(np.zeros(1, np.int64))
+
+    def append(self, rows: Sequence[Sequence[int]]) -> None:
+        chunk = Ragged.from_rows(rows, self._dtype)
+        self._offsets.append(chunk.offsets[1:] + self._values.count)
+        self._values.append(chunk.values)
+
+    def close(self) -> None:
+        self._values.close()
+        self._offsets.close()
+        rows, values = self._offsets.count - 1, self._values.count
+        self._sidecar.write_text(json.dumps({"rows": rows, "values": values, "dtype": str(self._dtype)}))
+
+
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
     """Ids of the special tokens of a BERT-like vocabulary."""
