@@ -1,0 +1,56 @@
+"""From a store to tables, tests of significance and plots; and scores of other systems (imports nothing heavy)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rlm.table import AblationTable, Cell
+
+Format = Literal["markdown", "latex", "csv", "html"]
+_SUFFIXES: dict[Format, str] = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
+
+
+def render(table: "AblationTable", cells: "list[Cell]", store: Path, format: Format) -> str:
+    """The table of whatever is finished, without a final line break.
+
+    Raises:
+        StageError: finished stages contradict each other.
+    """
+    from rlm.report.summary import summarise
+
+    return _render(summarise(table, cells, store), format)
+
+
+def write_reports(table: "AblationTable", cells: "list[Cell]", store: Path) -> Path:
+    """Write `tables/<table>/<scale>.html` in the store, and the other formats beside it.
+
+    Returns:
+        the page.
+    """
+    import os
+
+    from rlm.report.summary import summarise
+
+    summary = summarise(table, cells, store)
+    stem = store / "tables" / table.name / (table.scale or "table")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for format, suffix in _SUFFIXES.items():
+        path = stem.with_name(stem.name + suffix)
+        partial = path.with_name(path.name + ".tmp")  # A reader of the file never sees half of it.
+        partial.write_text(_render(summary, format) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    return stem.with_name(stem.name + ".html")
+
+
+def score(predictions: Path, answers: Path, answer_kind: Literal["string", "regex"] | None = None) -> str:
+    """Exact match of any system's predictions, as text; see `rlm.report.score`."""
+    from rlm.report.score import score_files
+
+    return str(score_files(predictions, answers, answer_kind))
+
+
+def _render(summary: object, format: Format) -> str:
+    from rlm.report import html, text
+
+    renderers = {"markdown": text.markdown, "latex": text.latex, "csv": text.csv, "html": html.page}
+    return renderers[format](summary)

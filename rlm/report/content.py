@@ -1,0 +1,197 @@
+"""What a report says, apart from how it is written: headings, tables, paragraphs, lists."""
+
+from dataclasses import dataclass, field
+
+from rlm.report.results import Cost
+from rlm.report.summary import Summary
+
+ABSENT = "–"
+MARK = "†"
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """Of the report (level 1) or of a part of it."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table; the first column holds names, the others figures."""
+
+    caption: str
+    header: list[str]
+    lines: list[list[str]]
+    total: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list under a few words."""
+
+    title: str
+    items: list[str]
+
+
+Block = Heading | Grid | Paragraph | Items
+
+
+def blocks(summary: Summary) -> list[Block]:
+    """The whole report but for plots."""
+    table = summary.table
+    about = [table.paper, f"scale {table.scale}" if table.scale else ""]
+    content: list[Block] = [
+        Heading(f"{table.title} ({', '.join(filter(None, about))})" if any(about) else table.title, 1)
+    ]
+    if summary.results.empty:
+        content.append(Paragraph("Nothing is finished yet: `rlm run` computes what is missing."))
+    for dataset in table.datasets:
+        content += [Heading(dataset), _main(summary, dataset), Paragraph(_legend(summary, dataset))]
+        content += filter(None, [_missing(summary, dataset), _differences(summary, dataset), _trends(summary, dataset)])
+    if len(table.datasets) > 1:
+        content.append(Paragraph(f"Cost of the whole table: {cost(summary.cost())}."))
+    if summary.results.notes:
+        content.append(Items("Notes", summary.results.notes))
+    return content
+
+
+def label(column: str) -> str:
+    """A column's name in words."""
+    return column.replace("exact_match", "exact match").replace("zero_shot_", "zero-shot ")
+
+
+def cost(spent: Cost) -> str:
+    """Core- and GPU-seconds; at least so much, where stages are missing."""
+    parts = [
+        f"{amount:,.0f} {unit}"
+        for amount, unit in ((spent.core_seconds, "core-s"), (spent.gpu_seconds, "GPU-s"))
+        if amount
+    ]
+    return (f"≥ {' + '.join(parts)}" if spent.missing else " + ".join(parts)) if parts else ABSENT
+
+
+def _columns_reported(summary: Summary, dataset: str) -> set[str]:
+    return {column for rows in summary.table.reported.values() for column in rows.get(dataset, {})}
+
+
+def _main(summary: Summary, dataset: str) -> Grid:
+    table = summary.table
+    reported = _columns_reported(summary, dataset)
+    header = ["row"]
+    for column in table.columns:
+        header += [label(column), "paper"] if column in reported else [label(column)]
+    lines = []
+    for row in table.rows:
+        absent = summary.results.missing.get((row, dataset), {})
+        name = f"{row} (baseline)" if row == table.baseline else row
+        line = [f"{name} (incomplete)" if absent else name]
+        for column in table.columns:
+            line.append(_value(summary, row, dataset, column))
+            if column in reported:
+                theirs = summary.reported(row, dataset, column)
+                line.append(ABSENT if theirs is None else f"{theirs:.1f}")
+        line += [_questions(summary, row, dataset), f"{len(table.seeds) - len(absent)}/{len(table.seeds)}"]
+        lines.append([*line, cost(summary.cost(row, dataset))])
+    total = ["total", *[""] * (len(header) + 1), cost(summary.cost(dataset=dataset))]
+    return Grid(f"Results on {dataset}, in percent", [*header, "n", "seeds", "cost"], lines, total)
+
+
+def _value(summary: Summary, row: str, dataset: str, column: str) -> str:
+    place = row, dataset, column
+    if place not in summary.estimates:
+        return ABSENT
+    found = summary.estimates[place]
+    text = f"{found.mean:.1f}" if found.sd is None else f"{found.mean:.1f} ± {found.sd:.1f}"
+    compared = summary.compared.get(place)
+    return f"{text} {MARK}" if compared is not None and compared.significant else text
+
+
+def _questions(summary: Summary, row: str, dataset: str) -> str:
+    counts = {
+        summary.estimates[row, dataset, column].n
+        for column in summary.table.columns
+        if (row, dataset, column) in summary.estimates
+    }
+    return "/".join(f"{n:,}" for n in sorted(counts)) or ABSENT
+
+
+def _legend(summary: Summary, dataset: str) -> str:
+    table = summary.table
+    sentences = [
+        f"Mean over {len(table.seeds)} seeds ± standard deviation between them."
+        if len(table.seeds) > 1
+        else "One seed.",
+        f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
+        " (paired bootstrap over questions, 10,000 resamples, seeds averaged).",
+        "Cost: core-seconds, or GPU-seconds of stages on one; work that rows share is counted once, at the first row"
+        " that uses it.",
+    ]
+    if table.baseline not in table.rows:
+        sentences[1] = f"No tests: the baseline row {table.baseline} is left out."
+    if _columns_reported(summary, dataset):
+        sentences.append(f"Paper: {table.reported_source or table.paper}.")
+    return " ".join(sentences)
+
+
+def _missing(summary: Summary, dataset: str) -> Items | None:
+    items = []
+    for row in summary.table.rows:
+        by_roles: dict[tuple[str, ...], list[int]] = {}
+        for seed, roles in summary.results.missing.get((row, dataset), {}).items():
+            by_roles.setdefault(tuple(roles), []).append(seed)
+        for roles, seeds in by_roles.items():
+            which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            items.append(f"{row}, {which}: {', '.join(roles)}")
+    return Items("Not finished", items) if items else None
+
+
+def _differences(summary: Summary, dataset: str) -> Grid | None:
+    lines = []
+    for column in summary.table.columns:
+        for row in summary.table.rows:
+            compared = summary.compared.get((row, dataset, column))
+            if compared is None:
+                continue
+            found = compared.difference
+            figures = [f"{found.mean:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", p_value(found.p)]
+            if compared.p_holm is None:
+                figures, corrected = ["same stages", ABSENT, ABSENT], ABSENT
+            else:
+                corrected = p_value(compared.p_holm)
+            detectable = ABSENT if found.detectable is None else f"{found.detectable:.1f}"
+            lines.append([row, label(column), *figures, corrected, detectable])
+    if not lines:
+        return None
+    return Grid(
+        f"Differences from {summary.table.baseline} on {dataset}, in percentage points; detectable: the smallest"
+        " difference that this n finds with 80 % power",
+        ["row", "column", "difference", "95 % interval", "p", "p (Holm)", "detectable"],
+        lines,
+    )
+
+
+def p_value(p: float) -> str:
+    """As many digits as 10,000 resamples support."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _trends(summary: Summary, dataset: str) -> Items | None:
+    items = []
+    for judged in summary.trends:
+        if judged.dataset != dataset:
+            continue
+        reasons = "; ".join(
+            f"{pair.higher} > {pair.lower}: {pair.verdict}, {pair.reason}" if len(judged.pairs) > 1 else pair.reason
+            for pair in judged.pairs
+        )
+        items.append(f"{judged.verdict.upper()}: {label(judged.column)}: {' > '.join(judged.order)} ({reasons})")
+    return Items("Expected trends (each pair at p < 0.05, not corrected)", items) if items else None

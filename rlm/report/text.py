@@ -1,0 +1,137 @@
+"""A report as Markdown, LaTeX (booktabs) and CSV."""
+
+import csv as csv_format
+import io
+import re
+
+from rlm.report.content import Block, Grid, Heading, Items, Paragraph, blocks
+from rlm.report.summary import Summary
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "±": r"$\pm$",
+    "†": r"$^{\dagger}$",
+    "≥": r"$\geq$",
+    "–": "--",
+}
+
+
+def markdown(summary: Summary) -> str:
+    """GitHub's Markdown, with columns aligned so that it reads well on a terminal too."""
+    return "\n\n".join(_markdown(block) for block in blocks(summary))
+
+
+def latex(summary: Summary) -> str:
+    """Tables for a document that uses booktabs."""
+    return "\n\n".join(_latex(block) for block in blocks(summary))
+
+
+def csv(summary: Summary) -> str:
+    """One line for each row and data set, figures in full precision, empty where there is none."""
+    table = summary.table
+    lines = []
+    for dataset in table.datasets:
+        for row in table.rows:
+            missing = summary.results.missing.get((row, dataset), {})
+            spent = summary.cost(row, dataset)
+            line: dict[str, object] = {
+                "table": table.name,
+                "scale": table.scale,
+                "dataset": dataset,
+                "row": row,
+                "baseline": int(row == table.baseline),
+                "seeds_planned": len(table.seeds),
+                "seeds_finished": len(table.seeds) - len(missing),
+                "missing": "; ".join(f"seed {seed}: {' '.join(roles)}" for seed, roles in missing.items()),
+                "core_seconds": spent.core_seconds,
+                "gpu_seconds": spent.gpu_seconds,
+                "stages_without_cost": spent.missing,
+            }
+            for column in table.columns:
+                line.update(_csv_figures(summary, row, dataset, column))
+            lines.append(line)
+    buffer = io.StringIO()
+    writer = csv_format.DictWriter(buffer, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue().rstrip("\n")
+
+
+def _csv_figures(summary: Summary, row: str, dataset: str, column: str) -> dict[str, object]:
+    place = row, dataset, column
+    found, compared = summary.estimates.get(place), summary.compared.get(place)
+    reported = summary.reported(row, dataset, column)
+    figures: dict[str, object] = {"": None if found is None else found.mean}
+    for name in ("sd", "low", "high", "n", "seeds"):
+        figures[f"_{name}"] = None if found is None else getattr(found, name)
+    for name, field in (("difference", "mean"), ("difference_low", "low"), ("difference_high", "high"), ("p", "p")):
+        figures[f"_{name}"] = None if compared is None else getattr(compared.difference, field)
+    figures["_p_holm"] = None if compared is None else compared.p_holm
+    figures["_detectable"] = None if compared is None else compared.difference.detectable
+    figures["_reported"] = reported
+    figures["_reported_source"] = None if reported is None else summary.table.reported_source
+    return {f"{column}{name}": value for name, value in figures.items()}
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"{'#' * level} {_escape_markdown(text)}"
+        case Paragraph(text):
+            return text
+        case Items(title, items):
+            return "\n".join([f"{title}:", "", *(f"- {_escape_markdown(item)}" for item in items)])
+        case Grid(caption, header, lines, total):
+            grid = [[_escape_markdown(cell) for cell in line] for line in [header, *lines, *([total] if total else [])]]
+            widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(header))]
+            rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+            rows = [grid[0], rule, *grid[1:]]
+            written = [
+                "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
+                for line in rows
+            ]
+            return "\n".join([f"{caption}:", "", *written])
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([|*\\])", r"\\\1", text)
+
+
+def _latex(block: Block) -> str:
+    match block:
+        case Heading(text, level):
+            return f"\\{'section' if level == 1 else 'subsection'}*{{{escape_latex(text)}}}"
+        case Paragraph(text):
+            return escape_latex(text.replace("`", "'"))
+        case Items(title, items):
+            written = [rf"  \item {escape_latex(item)}" for item in items]
+            return "\n".join([rf"\paragraph{{{escape_latex(title)}}}", r"\begin{itemize}", *written, r"\end{itemize}"])
+        case Grid(caption, header, lines, total):
+            written = [rf"  {' & '.join(map(escape_latex, line))} \\" for line in [header, *lines]]
+            if total:
+                written += [r"  \midrule", rf"  {' & '.join(map(escape_latex, total))} \\"]
+            return "\n".join(
+                [
+                    r"\begin{table}[ht]",
+                    r"\centering",
+                    rf"\caption{{{escape_latex(caption)}}}",
+                    rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+                    r"  \toprule",
+                    written[0],
+                    r"  \midrule",
+                    *written[1:],
+                    r"  \bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX shows it."""
+    return "".join(_LATEX.get(character, character) for character in text)
