@@ -57,18 +57,20 @@ class AnswerMatcher:
 
     A string answer is held where its tokens follow each other, whatever their case: "Lee" is in "lee's" but not in
     "leeds". A regular expression is held where a search finds it. Texts and answers are brought to NFD first. Unlike in
-    DPR, an answer without tokens, such as "", is in no passage rather than in every one.
+    DPR, an answer without tokens, such as "", is in no passage rather than in every one, and an escaped accented letter
+    (two of CuratedTREC's patterns) stays valid in NFD.
 
     Raises ValueError for an unknown kind.
     """
 
     def __init__(self, answers: Iterable[str], kind: AnswerKind) -> None:
-        decomposed = [unicodedata.normalize("NFD", answer) for answer in answers]
         self._patterns: list[re.Pattern[str]] | None = None
         if _is_regex(kind):
+            # Compiled as written first: that is the form in which an invalid one is reported.
+            decomposed = [_decomposed(pattern) for pattern in answers if _compiled(pattern) is not None]
             self._patterns = [pattern for pattern in map(_compiled, decomposed) if pattern is not None]
         else:
-            self._tokens = {tokens for tokens in map(_spaced_tokens, decomposed) if tokens.strip()}
+            self._tokens = {tokens for tokens in map(_spaced_tokens, answers) if tokens.strip()}
 
     def matches(self, text: str) -> bool:
         """Whether the passage `text` holds an answer."""
@@ -83,6 +85,11 @@ def _is_regex(kind: str) -> bool:
     if kind not in ("string", "regex"):
         raise ValueError(f"answer kind `{kind}` is unknown: write `string` or `regex`")
     return kind == "regex"
+
+
+def _decomposed(pattern: str) -> str:
+    """A regular expression in NFD, without backslashes before non-ASCII letters: NFD would turn `\\ě` into `\\e`."""
+    return unicodedata.normalize("NFD", re.sub(r"(\\[\x00-\x7f])|\\(?=[^\x00-\x7f])", r"\1", pattern))
 
 
 @functools.cache
