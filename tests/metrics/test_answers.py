@@ -167,6 +167,7 @@ def test_answer_matcher__equals_dprs_has_answer_on_random_strings():
         ("Really", ("!",), False),
         ("", ("Paris",), False),
         ("Paris", ("", " ", "\u200b"), False),  # no token: in no passage, where DPR says in every one
+        ("", ("",), False),
         ("Paris", (), False),
     ],
 )
