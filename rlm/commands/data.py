@@ -1,21 +1,59 @@
 """`rlm data`: checks a data folder, or fetches a data set into one."""
 
 import argparse
+from pathlib import Path
 
-from rlm.data import sources
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rlm.data import checking, hub
+
+WORDS = {"passages": "passages", "questions": "questions", "tags": "sentences with tags"}
 
 
 def main(options: argparse.Namespace) -> int:
     """Check or fetch."""
     if options.action == "check":
         return check(options)
-    sources.fetch(options.dataset, options.out, options.limit)
+    with _progress() as shown:
+        task = shown.add_task(options.dataset, total=None)
+        files = hub.fetch(
+            options.dataset,
+            options.out,
+            options.limit,
+            lambda what, done: shown.update(task, description=f"{what}: {done:,}"),
+        )
+    for path in files:
+        print(path)
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Print the report of every file; 1 where something is wrong."""
-    problems = sources.check_folder(options.folder)
-    for problem in problems:
-        print(problem)
-    return 1 if problems else 0
+    """Print a line for every file and one for every problem; 1 where there is one."""
+    wrong = 0
+    with _progress() as shown:
+        files = [path for path in options.folder.rglob("*") if path.is_file()]
+        task = shown.add_task(f"reading {options.folder}", total=sum(path.stat().st_size for path in files))
+
+        def progress(path: Path, done: int) -> None:
+            shown.update(task, description=f"reading {path}: {done:,}")
+
+        for report in checking.check_folder(options.folder, progress):
+            wrong += bool(report.problems)
+            shown.advance(task, report.path.stat().st_size)
+            for problem in report.problems:
+                print(problem)
+            if report.kind == "unknown" and not report.problems:
+                print(f"not checked  {report.path}")
+            elif not report.problems:
+                print(f"OK           {report.path}: {report.records:,} {WORDS[report.kind]}")
+    if wrong:
+        print(f"{wrong} files have problems")
+    return 1 if wrong else 0
+
+
+def _progress() -> Progress:
+    """On standard error, and only while a terminal shows it."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

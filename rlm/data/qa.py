@@ -1,14 +1,13 @@
 """Questions with their accepted answers: the files of open-domain QA data sets."""
 
 import ast
-import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlm.data.records import TABLE_ENDINGS, Problems, Record, read_records
+from rlm.data.records import TABLE_ENDINGS, Problems, Record, open_text, read_records
 from rlm.errors import ConfigError
 
 AnswerKind = Literal["string", "regex"]
@@ -54,8 +53,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
     """Write JSON Lines (compressed if the name ends in `.gz`) that `read_questions` reads back unchanged."""
-    opened = gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
-    with opened as file:
+    with open_text(path, "w") as file:
         for question in questions:
             file.write(json.dumps(question._asdict(), ensure_ascii=False) + "\n")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, cast
 
 from rlm.errors import ConfigError
 
@@ -48,11 +48,12 @@ class Problems:
             raise ConfigError("\n".join(self.messages))
 
 
-def open_text(path: Path) -> IO[str]:
-    """A text file in UTF-8, decompressed if its name ends in `.gz`."""
+def open_text(path: Path, mode: Literal["r", "w"] = "r") -> IO[str]:
+    """A text file in UTF-8, compressed if its name ends in `.gz`."""
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"  # spreadsheets put a byte order mark first
     if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return cast(IO[str], gzip.open(path, f"{mode}t", encoding=encoding, newline=""))
+    return path.open(mode, encoding=encoding, newline="")
 
 
 def read_records(

@@ -1,12 +1,13 @@
 """Where passages come from: the generated encyclopedia, files below the data folder, or the Hugging Face hub."""
 
+import difflib
 import functools
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from rlm.data.config import (
     TokenClassificationTagger,
 )
 from rlm.data.records import Problems, Record, read_records
-from rlm.errors import ConfigError, nearest
+from rlm.errors import ConfigError
 
 Source = EncyclopediaSource | FilesSource | HubSource
 COLUMNS = ("id", "title", "text")
@@ -68,25 +69,37 @@ def read_passages(source: Source, data: Path | None) -> Iterator[Passage]:
 def unique_passages(files: list[Path]) -> Iterator[Passage]:
     """The passages of files that make up one collection.
 
-    Memory: 8 bytes of each id and their place in a set; the place of an id used before is looked up again.
-
     Raises:
         ConfigError: see `read_passages`; at the end of the file that has the problems.
     """
     seen: set[int] = set()
     for path in files:
         problems = Problems()
-        for record in read_records(path, problems):
-            passage = passage_of(record, problems)
-            if passage is None:
-                continue
-            key = hash(passage.id)
-            if key in seen and (first := _place_of(passage.id, files)) != record.place:
-                problems.add(f"{record.place}: `id` {passage.id!r} is also that of {first}; give each passage its own")
-                continue
-            seen.add(key)
-            yield passage
+        yield from passages_of(read_records(path, problems), problems, seen, lambda identity: place_of(identity, files))
         problems.check()
+
+
+def passages_of(
+    records: Iterable[Record], problems: Problems, seen: set[int], place_of: Callable[[str], str]
+) -> Iterator[Passage]:
+    """The passages in records; `problems` gets what cannot be used.
+
+    Args:
+        records: of a file or a hub's data set.
+        problems: of these records.
+        seen: 64-bit hashes of the ids until now (about 70 bytes of memory each), to which these are added.
+        place_of: where an id was met first, looked for only if it is met again.
+    """
+    for record in records:
+        passage = passage_of(record, problems)
+        if passage is None:
+            continue
+        key = hash(passage.id)
+        if key in seen and (first := place_of(passage.id)) != record.place:
+            problems.add(f"{record.place}: `id` {passage.id!r} is also that of {first}; give each passage its own")
+            continue
+        seen.add(key)
+        yield passage
 
 
 def passage_of(record: Record, problems: Problems) -> Passage | None:
@@ -107,13 +120,12 @@ def passage_of(record: Record, problems: Problems) -> Passage | None:
     return None
 
 
-def _place_of(identity: str, files: list[Path]) -> str | None:
-    """The first place of a passage id."""
+def place_of(identity: str, files: list[Path]) -> str:
     for path in files:
         for record in read_records(path, Problems()):
             if str(record.fields.get("id")) == identity:
                 return record.place
-    return None
+    raise AssertionError(f"{identity!r} was read a moment ago")
 
 
 def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
@@ -132,8 +144,9 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
             raise ConfigError(f"{pattern}: write it relative to the data folder {data}, so that it holds elsewhere too")
         matches = sorted(path for path in data.glob(pattern) if path.is_file())
         if not matches:
-            known = (str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
-            raise ConfigError(f"{data / pattern}: no such file; {nearest(pattern, known)}")
+            known = sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
+            close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3] or ["none"]
+            raise ConfigError(f"{data / pattern}: no such file; files of the folder: {', '.join(close)}")
         files.update(dict.fromkeys(matches))
     return list(files)
 
@@ -166,21 +179,24 @@ def _digest(files: list[Path]) -> str:
 
 def _sha256(path: Path) -> str:
     status = path.stat()
-    version = [status.st_size, status.st_mtime_ns]
-    known = _remembered()
-    name = str(path.resolve())
-    if name in known and known[name][:2] == version:
-        return str(known[name][2])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file written just now may change again within the resolution of its time stamp.
-    if time.time_ns() - status.st_mtime_ns > 2e9:
-        known[name] = [*version, digest]
-        _remember(known)
-    return digest
+    return _sha256_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
+def _sha256_of(path: str, size: int, changed: int) -> str:
+    known = _remembered()
+    if known.get(path, [])[:2] == [size, changed]:
+        return str(known[path][2])
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # A file written just now may change again within the resolution of its time stamp.
+    if time.time_ns() - changed > 2e9:
+        _remember(
+            {name: entry for name, entry in known.items() if Path(name).exists()} | {path: [size, changed, digest]}
+        )
+    return digest
+
+
 def _remembered() -> dict[str, Any]:
     """Path -> [size, time of change in ns, SHA-256]; empty if there is no such file, or a damaged one."""
     try:
