@@ -48,10 +48,8 @@ Block = Heading | Grid | Paragraph | Items
 def blocks(summary: Summary) -> list[Block]:
     """The whole report but for plots."""
     table = summary.table
-    about = [table.paper, f"scale {table.scale}" if table.scale else ""]
-    content: list[Block] = [
-        Heading(f"{table.title} ({', '.join(filter(None, about))})" if any(about) else table.title, 1)
-    ]
+    about = ", ".join(filter(None, [table.paper, f"scale {table.scale}" if table.scale else ""]))
+    content: list[Block] = [Heading(f"{table.title} ({about})" if about else table.title, 1)]
     if summary.results.empty:
         content.append(Paragraph("Nothing is finished yet: `rlm run` computes what is missing."))
     for dataset in table.datasets:

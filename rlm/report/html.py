@@ -3,57 +3,91 @@
 from html import escape
 
 from rlm.report.content import Block, Grid, Heading, Items, Paragraph, blocks
+from rlm.report.figures import Drawn, figures
+from rlm.report.plots import DARK, LIGHT, swatch
 from rlm.report.summary import Summary
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
+:root { color-scheme: light dark; --ink: #1b1b1b; --page: #ffffff; --rule: #c8c8c8; LIGHT }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --page: #16181b; --rule: #4a4d52; DARK } }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem;
+       color: var(--ink); background: var(--page); overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.5rem 0 0.5rem; }
+h3 { font-size: 1rem; margin: 2rem 0 0.5rem; }
+p, li { max-width: 44rem; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-caption { text-align: left; padding-bottom: 0.3rem; }
-th, td { padding: 0.2rem 0.6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-thead, tbody { border-bottom: 1px solid; }
+caption { text-align: left; padding-bottom: 0.4rem; }
+caption span { display: block; max-width: min(44rem, calc(100vw - 2rem)); position: sticky; left: 0; }
+th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; font-weight: normal; vertical-align: top; }
+th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--page);
+                 white-space: normal; min-width: 8.5rem; }
+thead th { font-weight: 600; vertical-align: bottom; }
+thead tr { border-bottom: 2px solid var(--rule); } tfoot tr { border-top: 2px solid var(--rule); }
+tbody tr + tr { border-top: 1px solid var(--rule); }
+figure { margin: 0.5rem 0; max-width: 36rem; }
+svg.plot { display: block; width: 100%; height: auto; }
+svg.plot text { font-family: inherit !important; }
+svg.swatch { width: 2rem; height: 0.6rem; margin-right: 0.4rem; }
+figcaption { font-size: 0.9rem; }
+ul.legend { list-style: none; padding: 0; margin: 0; }
+ul.legend li { padding-left: 2.5rem; text-indent: -2.5rem; }
+details { max-width: 100%; } summary { cursor: pointer; }
 """
 
 
 def page(summary: Summary) -> str:
     """The whole page."""
-    content = blocks(summary)
-    body = "\n".join(_html(block) for block in content)
+    style = _STYLE
+    for word, colours in (("LIGHT", LIGHT), ("DARK", DARK)):
+        style = style.replace(word, " ".join(f"--series-{i}: {colour};" for i, colour in enumerate(colours)))
+    drawn = "\n".join(map(_figure, figures(summary)))
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(summary.table.title)}</title>
-<style>{_STYLE}</style>
+<style>{style}</style>
 </head>
 <body>
-{body}
+<main>
+{"".join(_block(block) for block in blocks(summary))}
+{f"<h2>Plots</h2>{drawn}" if drawn else ""}
+</main>
 </body>
 </html>"""
 
 
-def _html(block: Block) -> str:
+def _block(block: Block) -> str:
     match block:
         case Heading(text, level):
-            return f"<h{level}>{escape(text)}</h{level}>"
+            return f"<h{level}>{escape(text)}</h{level}>\n"
         case Paragraph(text):
-            return f"<p>{escape(text)}</p>"
+            return f"<p>{escape(text)}</p>\n"
         case Items(title, items):
-            return f"<p>{escape(title)}:</p>\n<ul>\n{''.join(f'<li>{escape(item)}</li>' for item in items)}\n</ul>"
+            return f"<p>{escape(title)}:</p>\n<ul>\n{''.join(f'<li>{escape(item)}</li>' for item in items)}\n</ul>\n"
         case Grid(caption, header, lines, total):
             head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-            body = "\n".join(_line(line) for line in lines)
+            body = "\n".join(map(_line, lines))
             foot = f"<tfoot>{_line(total)}</tfoot>" if total else ""
             return (
-                f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
-                f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>{foot}</table></div>"
+                f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+                f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n"
+                f"<tbody>{body}</tbody>{foot}</table></div>\n"
             )
 
 
 def _line(line: list[str]) -> str:
     name, *figures = map(escape, line)
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{figure}</td>" for figure in figures)}</tr>'
+
+
+def _figure(drawn: Drawn) -> str:
+    legend = "".join(f"<li>{swatch(row)}{escape(text)}</li>" for row, text in drawn.legend)
+    caption = f'<ul class="legend">{legend}</ul>' if legend else ""
+    return (
+        f"<h3>{escape(drawn.title)}</h3>\n<figure>{drawn.svg}\n<figcaption>{caption}{escape(drawn.caption)}</figcaption>"
+        f"</figure>\n<details><summary>Values</summary>{''.join(map(_block, drawn.values))}</details>\n"
+    )

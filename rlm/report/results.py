@@ -1,7 +1,7 @@
 """Reads the store: what each finished cell answers per question, what is missing, and what it cost."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Scores:
         """Mean over some seeds, percent, [questions]."""
         return self.values[[self.seeds.index(seed) for seed in seeds]].mean(axis=0)
 
+    def stages_of(self, seeds: tuple[int, ...]) -> list[str]:
+        """Keys of the stages of some seeds."""
+        return [self.stages[self.seeds.index(seed)] for seed in seeds]
+
 
 @dataclass(slots=True)
 class Cost:
@@ -79,6 +83,8 @@ class Results:
     """Roles of the unfinished stages by seed."""
     costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
     """A stage that several share is counted where it is used first."""
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Records of finished stages by key."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -94,23 +100,24 @@ def read_results(table: AblationTable, cells: list[Cell], store: Path) -> Result
         StageError: a default has changed since a stage was made, or finished stages contradict each other.
     """
     results = Results()
-    records: dict[str, dict[str, Any] | None] = {}
     for key, (stage, users) in distinct_stages(cells).items():
+        record = None
         try:
-            records[key] = find_finished(stage, store)
+            record = find_finished(stage, store)
         except Damaged as error:
-            records[key] = None
             results.notes.append(f"{error}; `rlm run` computes it again")
-        results.costs.setdefault((users[0].row, users[0].dataset), Cost()).add(records[key])
+        if record is not None:
+            results.finished[key] = record
+        results.costs.setdefault((users[0].row, users[0].dataset), Cost()).add(record)
     for cell in cells:
-        absent = _absent(cell, records)
+        absent = _absent(cell, results.finished)
         if absent:
             results.missing.setdefault((cell.row, cell.dataset), {})[cell.seed] = absent
     for column in dict.fromkeys([*table.columns, *(trend.column for trend in table.trends)]):
         for row in table.rows:
             for dataset in table.datasets:
                 mine = [cell for cell in cells if (cell.row, cell.dataset) == (row, dataset)]
-                scores = _scores(column, mine, records, store, results.notes)
+                scores = _scores(column, mine, results, store)
                 if scores is not None:
                     results.scores[row, dataset, column] = scores
     _assert_shared_retrievers_agree(cells, results)
@@ -134,29 +141,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise StageError(f"{path}:{number}: no JSON; remove the folder and `rlm run` makes it again") from None
 
 
-def _absent(cell: Cell, records: dict[str, dict[str, Any] | None]) -> list[str]:
+def _absent(cell: Cell, finished: Container[str]) -> list[str]:
     """Roles that are still to be computed for the cell's unfinished leaves."""
     roles = {stage.key: role for role, stage in reversed(cell.stages.items())}
-    unfinished = [role for role in cell.leaves if role in cell.stages and records[cell.stages[role].key] is None]
+    unfinished = [role for role in cell.leaves if role in cell.stages and cell.stages[role].key not in finished]
     needed = Cell(
         row=cell.row, dataset=cell.dataset, seed=cell.seed, stages=cell.stages, leaves=tuple(unfinished)
     ).needed()
-    return [roles.get(key, stage.name) for key, stage in needed.items() if records[key] is None]
+    return [roles.get(key, stage.name) for key, stage in needed.items() if key not in finished]
 
 
-def _scores(
-    column: str, cells: list[Cell], records: dict[str, dict[str, Any] | None], store: Path, notes: list[str]
-) -> Scores | None:
+def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Scores | None:
     source, number = source_of(column)
     found: dict[int, tuple[Stage, tuple[str, ...], list[float]]] = {}
     for cell in cells:
         stage = cell.stages[source.role]
-        record = records[stage.key]
+        record = results.finished.get(stage.key)
         if record is None:
             continue
         if column not in record["metrics"]:
             known = ", ".join(name for name in record["metrics"] if name != "n")
-            notes.append(f"{column} of {cell.row}: {stage.name} measured {known}; see `evaluate.recall_at`")
+            results.notes.append(f"{column} of {cell.row}: {stage.name} measured {known}; see `evaluate.recall_at`")
             continue
         path = stage_folder(store, stage) / source.file
         lines = list(read_lines(path))
@@ -196,7 +201,7 @@ def _assert_shared_retrievers_agree(cells: list[Cell], results: Results) -> None
             other, expected = seen.setdefault(same, (cell, values))
             if not np.array_equal(values, expected):
                 raise StageError(
-                    f"{column} on {dataset}, seed {cell.seed}: rows `{other.row}` and `{row}` share a retriever but show"
-                    f" {expected.mean():.2f} and {values.mean():.2f}; remove {other.stages[source.role].folder} and"
+                    f"{column} on {dataset}, seed {cell.seed}: rows `{other.row}` and `{row}` share a retriever but"
+                    f" show {expected.mean():.2f} and {values.mean():.2f}; remove {other.stages[source.role].folder} and"
                     f" {cell.stages[source.role].folder} from the store and run again"
                 )

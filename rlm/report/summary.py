@@ -87,8 +87,7 @@ def _compare(table: AblationTable, results: Results, dataset: str, column: str) 
         elif seeds:
             place = row, dataset, column
             differences[place] = compare(scores.of(seeds), baseline.of(seeds))
-            keys, others = dict(zip(scores.seeds, scores.stages)), dict(zip(baseline.seeds, baseline.stages))
-            same[place] = all(keys[seed] == others[seed] for seed in seeds)
+            same[place] = scores.stages_of(seeds) == baseline.stages_of(seeds)
     tested = [place for place in differences if not same[place]]
     corrected = dict(zip(tested, holm([differences[place].p for place in tested]), strict=True))
     return {place: Compared(difference, corrected.get(place)) for place, difference in differences.items()}

@@ -1,0 +1,87 @@
+"""Figures over steps, read from what stages logged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlm.report.results import read_lines
+from rlm.report.summary import Summary
+from rlm.stages.store import stage_folder
+
+POINTS = 150
+"""The most points that a curve is drawn with; of more, neighbours are averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A figure over optimizer steps, averaged over seeds."""
+
+    rows: tuple[str, ...]
+    """All rows that share the stages it comes from."""
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+def recall_curves(summary: Summary, dataset: str, k: int) -> list[Curve]:
+    """Zero-shot recall at k of the snapshots that pre-training kept, percent."""
+    return _curves(summary, dataset, "zero_shot", f"recall@{k}")
+
+
+def training_curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curve]:
+    """A metric that stages of this name logged."""
+    return _curves(summary, dataset, name, metric)
+
+
+def trained_stages(summary: Summary) -> list[str]:
+    """Names of the stages that logged a loss, in the order in which they run."""
+    names = dict.fromkeys(stage.name for cell in summary.cells for stage in cell.needed().values())
+    return [
+        name
+        for name in names
+        if any(training_curves(summary, dataset, name, "loss") for dataset in summary.table.datasets)
+    ]
+
+
+def _curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curve]:
+    rows: dict[tuple[str, ...], list[str]] = {}
+    folders: dict[tuple[str, ...], list[Path]] = {}
+    for row in summary.table.rows:
+        stages = [
+            stage
+            for cell in summary.cells
+            if (cell.row, cell.dataset) == (row, dataset)
+            for stage in cell.needed().values()
+            if stage.name == name and stage.key in summary.results.finished
+        ]
+        keys = tuple(stage.key for stage in stages)
+        rows.setdefault(keys, []).append(row)
+        folders[keys] = [stage_folder(summary.store, stage) for stage in stages]
+    curves = []
+    for keys, sharing in rows.items():
+        by_seed = [points for folder in folders[keys] if (points := _read(folder, metric))]
+        common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+        if common:
+            means = np.array([[points[step] for step in common] for points in by_seed]).mean(axis=0)
+            curves.append(Curve(tuple(sharing), *_thinned(np.array(common, dtype=float), means)))
+    return curves
+
+
+def _read(folder: Path, metric: str) -> dict[int, float]:
+    """Values by step; of a step that a resumed stage did twice, the later."""
+    points = {}
+    for name in ("steps.jsonl", "events.jsonl"):
+        if (folder / name).is_file():
+            for line in read_lines(folder / name):
+                value = line.get("metrics", line).get(metric)
+                if value is not None and np.isfinite(value):
+                    points[int(line["step"])] = float(value)
+    return points
+
+
+def _thinned(
+    steps: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    parts = min(POINTS, len(steps))
+    return tuple(np.array([part.mean() for part in np.array_split(array, parts)]) for array in (steps, values))

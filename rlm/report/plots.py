@@ -1,0 +1,148 @@
+"""Plots as SVG whose colours follow the page: light or dark, and safe for colour-blind readers."""
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from rlm.report.curves import Curve
+from rlm.report.statistics import Estimate
+
+# By row: Okabe and Ito's colours, darkened until they stand out from white (3:1) or as light as a dark page needs.
+LIGHT = ("#0072b2", "#d55e00", "#00845f", "#aa4499", "#8a6d00", "#332288", "#6b6b6b")
+DARK = ("#56b4e9", "#ff9248", "#2cc7a0", "#e08fc4", "#f0e442", "#b3aefc", "#b8b8b8")
+# Rows also differ by dashes, for those who see no colour: points on and off.
+DASHES = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
+# Matplotlib knows no variables: these colours stand for the page's own until the SVG is written.
+_INK, _SERIES = "#fd0000", "#fe00{:02x}"
+_WIDTH = 5.0
+"""Inches: 360 points, so that text of 10 points has nearly that size on a phone."""
+_RC = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+}
+for _name in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
+    _RC[_name] = _INK
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A row's mean with what is known of its spread."""
+
+    row: int
+    """Place among the table's rows."""
+    name: str
+    estimate: Estimate
+    seeds: Sequence[float]
+    """Mean of each seed."""
+    reported: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Curves on common axes."""
+
+    title: str
+    curves: Sequence[Curve]
+    marked: bool = False
+    """Whether each point is a measurement of its own, not one of a dense series."""
+
+
+def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
+    """Horizontal bars, each under its name: means, 95 % intervals, seeds as dots, the paper's number as a diamond."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for y, bar in enumerate(bars):
+            found = bar.estimate
+            axes.barh(y, found.mean, height=0.34, color=_SERIES.format(bar.row % len(LIGHT)), alpha=0.75)
+            axes.plot([found.low, found.high], [y, y], color=_INK, linewidth=1.5, marker="|", markersize=7)
+            if len(bar.seeds) > 1:
+                axes.plot(bar.seeds, [y + 0.24] * len(bar.seeds), ".", color=_INK, markersize=4)
+            if bar.reported is not None:
+                axes.plot(bar.reported, y, "D", markerfacecolor="none", markeredgecolor=_INK, markersize=7)
+            axes.text(0, y - 0.24, textwrap.shorten(bar.name, 48, placeholder=" …"), va="bottom")
+            axes.text(1, y - 0.24, f"{found.mean:.1f}", va="bottom", ha="right", transform=axes.get_yaxis_transform())
+        axes.set_ylim(len(bars) - 0.5, -0.75)
+        axes.set_yticks([])
+        axes.set_xlim(0, 1.04 * max(max(bar.estimate.high, bar.reported or 0, *bar.seeds) for bar in bars) or 1)
+        axes.set_xlabel("percent")
+
+    return _svg(draw, 0.7 + 0.48 * len(bars), title, description, prefix)
+
+
+def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description: str, prefix: str) -> str:
+    """Panels under each other, with common steps; `order` are the table's rows, which give the colours."""
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(grid, panels, strict=True):
+            for curve in panel.curves:
+                row = order.index(curve.rows[0])
+                axes.plot(
+                    curve.steps,
+                    curve.values,
+                    color=_SERIES.format(row % len(LIGHT)),
+                    dashes=DASHES[row % len(DASHES)],
+                    marker="o" if panel.marked or len(curve.steps) == 1 else "",
+                    markersize=3,
+                    linewidth=1.6,
+                )
+            axes.set_title(panel.title, loc="left")
+            axes.margins(x=0.02)
+        grid[-1].set_xlabel("optimizer step")
+
+    return _svg(draw, 0.5 + 1.75 * len(panels), title, description, prefix)
+
+
+def swatch(row: int) -> str:
+    """A row's line, to stand before its name in a legend."""
+    dashes = " ".join(str(2 * part) for part in DASHES[row % len(DASHES)])
+    return (
+        '<svg class="swatch" viewBox="0 0 32 10" aria-hidden="true"><line x1="0" y1="5" x2="32" y2="5" stroke-width="3"'
+        f' stroke="var(--series-{row % len(LIGHT)})" stroke-dasharray="{dashes}"/></svg>'
+    )
+
+
+def _svg(draw: Callable[[Figure], None], height: float, title: str, description: str, prefix: str) -> str:
+    """The drawing as an element to stand inside a page, among others: every id begins with `prefix`."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # Not the reader's own style.
+        matplotlib.rcParams.update({**_RC, "svg.hashsalt": "rlm"})
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        draw(figure)
+        for axes in figure.axes:
+            _plain(axes)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", text)
+    text = text.replace(_INK, "currentColor")
+    text = re.sub("#fe00([0-9a-f]{2})", lambda found: f"var(--series-{int(found[1], 16)})", text)
+    view = re.search(r'viewBox="[^"]*"', text)
+    assert view is not None
+    opening = (
+        f'<svg class="plot" role="img" aria-labelledby="{prefix}-title {prefix}-text" {view[0]}'
+        ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        f'<title id="{prefix}-title">{escape(title)}</title><desc id="{prefix}-text">{escape(description)}</desc>'
+    )
+    return opening + text[text.index(">") + 1 :].strip()
+
+
+def _plain(axes: Axes) -> None:
+    axes.patch.set_visible(False)
+    axes.figure.patch.set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_axisbelow(True)
