@@ -28,7 +28,7 @@ class IndexRefresher(pl.Callback):
         corpus: folder of the corpus stage.
         folder: where the snapshots go.
         probes: queries on which agreement and churn are measured (word pieces, one row each).
-        log: receives metrics that belong to a step: churn at a swap, agreement between swaps.
+        record: receives metrics that belong to a step: churn at a swap, agreement between swaps.
         keep: leave all snapshots for later evaluation, not only the one in use.
         k: size of the top k compared.
         threads: cores of the builder, where it is another process.
@@ -41,14 +41,15 @@ class IndexRefresher(pl.Callback):
         corpus: Path,
         folder: Path,
         probes: Ragged,
-        log: Callable[[dict[str, float], int], None],
+        record: Callable[[dict[str, float], int], None],
         *,
         keep: bool = False,
         k: int = 5,
         threads: int = 1,
     ) -> None:
         self.config, self.index_config, self.corpus, self.folder = config, index, corpus, folder
-        self.probes, self.log, self.keep, self.k, self.threads = probes, log, keep, k, threads
+        # not `self.log`: Lightning replaces that attribute of every callback
+        self.probes, self.record, self.keep, self.k, self.threads = probes, record, keep, k, threads
         self.snapshot = 0
         self.pending: int | None = None
         self.builder: Builder | None = None
@@ -117,7 +118,7 @@ class IndexRefresher(pl.Callback):
             top = self._top(module)
             if self._indexed_top is not None and trainer.is_global_zero:
                 churn = 1 - agreement(self._indexed_top, top)
-                self.log({"churn": churn, "swap_delay": float(trainer.global_step - step)}, trainer.global_step)
+                self.record({"churn": churn, "swap_delay": float(trainer.global_step - step)}, trainer.global_step)
             self._indexed_top = top
         if trainer.is_global_zero and not self.keep and old != step:
             # the last checkpoint may still name the older snapshot: only what is older than that goes
@@ -160,7 +161,7 @@ class IndexRefresher(pl.Callback):
         assert self._indexed_top is not None
         agreed = agreement(self._indexed_top, live)
         if trainer.is_global_zero:
-            self.log({"agreement": agreed}, step)
+            self.record({"agreement": agreed}, step)
         return float(trainer.strategy.broadcast(agreed))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -105,7 +105,8 @@ class World:
             stem = _stem(ending // len(_TOWN_ENDS) * 7 + salt + 3).capitalize()
             return f"{stem}{_TOWN_ENDS[ending % len(_TOWN_ENDS)]} {_TOWN_FORMS[form]}"
         if kind == "company":
-            return f"{_stem(number // 2 * 7 + salt + 5).capitalize()} {_COMPANY_ENDS[2 * (number % 2) + _pick(2, self.seed, number)]}"
+            ending = _COMPANY_ENDS[2 * (number % 2) + _pick(2, self.seed, number)]
+            return f"{_stem(number // 2 * 7 + salt + 5).capitalize()} {ending}"
         pair, volume = number % (len(_ADJECTIVES) * len(_NOUNS)), number // (len(_ADJECTIVES) * len(_NOUNS))
         scattered = pair * 641 % (len(_ADJECTIVES) * len(_NOUNS))
         of = f" of {_stem(volume * 7 + salt + 1).capitalize()}" if volume else ""

@@ -98,7 +98,7 @@ def _capitalised(sentences: Sequence[str]) -> list[list[CharSpan]]:
             while words and words[0].lower() in _NO_NAMES:
                 begins = False
                 start += len(words.pop(0)) + 1
-            if words:
+            if words and not words[0].isdigit():  # a number stays where a function word went
                 alone = words[0] if begins and len(words) == 1 and words[0][1:].islower() else None
                 found[-1].append((CharSpan(start, match.end(), "PHRASE"), alone))
                 seen_inside.update(words[begins:])

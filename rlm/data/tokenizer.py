@@ -1,6 +1,6 @@
 """The tokenizer of a corpus: trained on it, or a checkpoint's."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ SPECIAL = {
 }
 
 
-def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
-    """A fast BERT-like tokenizer; `texts` are read only where one is trained.
+def make_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Any:
+    """A fast BERT-like tokenizer; `texts` is called only where one is trained, and more than once.
 
     Raises:
         ConfigError: the checkpoint has none, or it lacks [CLS], [SEP], [PAD] or [MASK].
@@ -36,14 +36,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
                 " write the path of a downloaded checkpoint"
             ) from error
     else:
-        trained = BertWordPieceTokenizer(lowercase=True)
-        trained.train_from_iterator(
-            texts,
-            vocab_size=config.vocab_size,
-            min_frequency=2,
-            special_tokens=list(SPECIAL.values()),
-            show_progress=False,
-        )
+        trained = BertWordPieceTokenizer(vocab=_train(config.vocab_size, texts), lowercase=True)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **SPECIAL)
     missing = [name for name in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing or not tokenizer.is_fast:
@@ -52,6 +45,23 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Any:
             " name a BERT-like checkpoint (with [CLS], [SEP], [PAD] and [MASK])"
         )
     return tokenizer
+
+
+def _train(vocab_size: int, texts: Callable[[], Iterable[str]]) -> dict[str, int]:
+    """A WordPiece vocabulary.
+
+    The trainer numbers the letters inside words in the order of a randomly seeded hash table, and breaks ties by number;
+    naming them in advance makes the result the same each time.
+    """
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    letters: set[str] = set()
+    for text in texts():
+        letters.update(trainer.normalize(text))
+    first = [*SPECIAL.values(), *(f"##{letter}" for letter in sorted(letters) if not letter.isspace())]
+    trainer.train_from_iterator(
+        texts(), vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False
+    )
+    return trainer.get_vocab()
 
 
 def open_tokenizer(folder: Path) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from rlm.report.results import Cost
+from rlm.report.statistics import Difference
 from rlm.report.summary import Summary
 
 ABSENT = "–"
@@ -19,12 +20,14 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table; the first column holds names, the others figures."""
+    """A table."""
 
     caption: str
     header: list[str]
     lines: list[list[str]]
     total: list[str] = field(default_factory=list)
+    names: int = 1
+    """Columns of words before those of figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def blocks(summary: Summary) -> list[Block]:
         content += filter(None, [_missing(summary, dataset), _differences(summary, dataset), _trends(summary, dataset)])
     if len(table.datasets) > 1:
         content.append(Paragraph(f"Cost of the whole table: {cost(summary.cost())}."))
+    if summary.results.finished:
+        content.append(_computed(summary))
     if summary.results.notes:
         content.append(Items("Notes", summary.results.notes))
     return content
@@ -130,6 +135,7 @@ def _legend(summary: Summary, dataset: str) -> str:
         else "One seed.",
         f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
         " (paired bootstrap over questions, 10,000 resamples, seeds averaged).",
+        "Intervals and tests speak of other questions, not of other seeds: for those see the deviation.",
         "Cost: core-seconds, or GPU-seconds of stages on one; work that rows share is counted once, at the first row"
         " that uses it.",
     ]
@@ -159,14 +165,11 @@ def _differences(summary: Summary, dataset: str) -> Grid | None:
             compared = summary.compared.get((row, dataset, column))
             if compared is None:
                 continue
-            found = compared.difference
-            figures = [f"{found.mean:+.1f}", f"{found.low:+.1f} to {found.high:+.1f}", p_value(found.p)]
-            if compared.p_holm is None:
-                figures, corrected = ["same stages", ABSENT, ABSENT], ABSENT
-            else:
-                corrected = p_value(compared.p_holm)
-            detectable = ABSENT if found.detectable is None else f"{found.detectable:.1f}"
-            lines.append([row, label(column), *figures, corrected, detectable])
+            figures = ["same stages", *[ABSENT] * 4]
+            if compared.p_holm is not None:
+                found = compared.difference
+                figures = [*_figures(found), p_value(compared.p_holm), _detectable(found)]
+            lines.append([row, label(column), *figures])
     if not lines:
         return None
     return Grid(
@@ -174,6 +177,7 @@ def _differences(summary: Summary, dataset: str) -> Grid | None:
         " difference that this n finds with 80 % power",
         ["row", "column", "difference", "95 % interval", "p", "p (Holm)", "detectable"],
         lines,
+        names=2,
     )
 
 
@@ -182,14 +186,56 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _trends(summary: Summary, dataset: str) -> Items | None:
-    items = []
+def _trends(summary: Summary, dataset: str) -> Grid | None:
+    lines = []
     for judged in summary.trends:
         if judged.dataset != dataset:
             continue
-        reasons = "; ".join(
-            f"{pair.higher} > {pair.lower}: {pair.verdict}, {pair.reason}" if len(judged.pairs) > 1 else pair.reason
-            for pair in judged.pairs
-        )
-        items.append(f"{judged.verdict.upper()}: {label(judged.column)}: {' > '.join(judged.order)} ({reasons})")
-    return Items("Expected trends (each pair at p < 0.05, not corrected)", items) if items else None
+        if len(judged.pairs) > 1:
+            lines.append([" > ".join(judged.order), label(judged.column), judged.verdict, *[""] * 5])
+        for pair in judged.pairs:
+            verdict = f"{pair.verdict} ({pair.reason})" if pair.reason else pair.verdict
+            name = f"{'– ' if len(judged.pairs) > 1 else ''}{pair.higher} > {pair.lower}"
+            figures = [ABSENT] * 5
+            if pair.difference is not None:
+                figures = [*_figures(pair.difference), f"{pair.agree}/{pair.seeds}", _detectable(pair.difference)]
+            lines.append([name, label(judged.column), verdict, *figures])
+    caption = (
+        f"Expected trends on {dataset}: held or not held where neighbours differ at p < 0.05 (two-sided, not corrected),"
+        " else undecided at this n; seeds: those in which the first is higher"
+    )
+    header = ["expected", "column", "verdict", "difference", "95 % interval", "p", "seeds", "detectable"]
+    return Grid(caption, header, lines, names=3) if lines else None
+
+
+def _figures(difference: Difference) -> list[str]:
+    return [
+        _signed(difference.mean),
+        f"{_signed(difference.low)} to {_signed(difference.high)}",
+        p_value(difference.p),
+    ]
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def _detectable(difference: Difference) -> str:
+    return ABSENT if difference.detectable is None else f"{difference.detectable:.1f}"
+
+
+def _computed(summary: Summary) -> Paragraph:
+    """When, on what, and with which version the finished stages were made."""
+    records = summary.results.finished.values()
+    days = sorted({record["started"][:10] for record in records})
+    devices = sorted({record["device"] for record in records})
+    commits = sorted(
+        {
+            f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+            for r in records
+            if (git := r["git"])["commit"]
+        }
+    )
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    version = f"; rlm at {', '.join(commits)}" if commits else ""
+    return Paragraph(f"Computed {when} on {'; '.join(devices)}{version}.")

@@ -1,6 +1,8 @@
 """Figures over steps, read from what stages logged."""
 
+import functools
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +62,7 @@ def _curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curv
         folders[keys] = [stage_folder(summary.store, stage) for stage in stages]
     curves = []
     for keys, sharing in rows.items():
-        by_seed = [points for folder in folders[keys] if (points := _read(folder, metric))]
+        by_seed = [points for folder in folders[keys] if (points := _logged(folder).get(metric))]
         common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
         if common:
             means = np.array([[points[step] for step in common] for points in by_seed]).mean(axis=0)
@@ -68,16 +70,16 @@ def _curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curv
     return curves
 
 
-def _read(folder: Path, metric: str) -> dict[int, float]:
-    """Values by step; of a step that a resumed stage did twice, the later."""
-    points = {}
+@functools.cache
+def _logged(folder: Path) -> dict[str, dict[int, float]]:
+    """Values by metric and step of a finished stage; of a step that a resumed stage did twice, the later."""
+    metrics: dict[str, dict[int, float]] = {}
     for name in ("steps.jsonl", "events.jsonl"):
-        if (folder / name).is_file():
-            for line in read_lines(folder / name):
-                value = line.get("metrics", line).get(metric)
-                if value is not None and np.isfinite(value):
-                    points[int(line["step"])] = float(value)
-    return points
+        for line in read_lines(folder / name) if (folder / name).is_file() else ():
+            for metric, value in line.get("metrics", line).items():
+                if isfinite(value):
+                    metrics.setdefault(metric, {})[int(line["step"])] = float(value)
+    return metrics
 
 
 def _thinned(

@@ -52,7 +52,7 @@ def figures(summary: Summary) -> Iterator[Drawn]:
         for dataset in datasets if name == "finetune" else [first]:
             suffix = f" on {dataset}" if name == "finetune" and len(datasets) > 1 else ""
             panel = Panel("loss", training_curves(summary, dataset, name, "loss"))
-            yield from _lines(summary, f"Loss of {name}{suffix}", [panel])
+            yield from _lines(summary, f"Loss of {name.replace('_', ' ')}{suffix}", [panel])
 
 
 def _bars(summary: Summary, dataset: str, column: str, suffix: str) -> Iterator[Drawn]:
@@ -101,9 +101,11 @@ def _lines(summary: Summary, title: str, panels: Sequence[Panel]) -> Iterator[Dr
     yield Drawn(
         title=title,
         svg=lines(panels, order, title, "; ".join(described), _prefix(title)),
-        caption="mean over seeds" if len(summary.table.seeds) > 1 else "",
+        caption="Mean over seeds." if len(summary.table.seeds) > 1 else "",
         values=[_values(panel) for panel in panels],
-        legend=sorted((order.index(rows[0]), "; ".join(rows)) for rows in sharing),
+        legend=sorted(
+            (order.index(rows[0]), "all rows" if len(rows) == len(order) > 1 else "; ".join(rows)) for rows in sharing
+        ),
     )
 
 

@@ -23,7 +23,8 @@ caption span { display: block; max-width: min(44rem, calc(100vw - 2rem)); positi
 th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; font-weight: normal; vertical-align: top; }
 th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--page);
                  white-space: normal; min-width: 8.5rem; }
-thead th { font-weight: 600; vertical-align: bottom; }
+.name { text-align: left; }
+thead th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 thead tr { border-bottom: 2px solid var(--rule); } tfoot tr { border-top: 2px solid var(--rule); }
 tbody tr + tr { border-top: 1px solid var(--rule); }
 figure { margin: 0.5rem 0; max-width: 36rem; }
@@ -68,10 +69,10 @@ def _block(block: Block) -> str:
             return f"<p>{escape(text)}</p>\n"
         case Items(title, items):
             return f"<p>{escape(title)}:</p>\n<ul>\n{''.join(f'<li>{escape(item)}</li>' for item in items)}\n</ul>\n"
-        case Grid(caption, header, lines, total):
-            head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-            body = "\n".join(map(_line, lines))
-            foot = f"<tfoot>{_line(total)}</tfoot>" if total else ""
+        case Grid(caption, header, lines, total, names):
+            head = "".join(f"<th{_kind(i, names)}>{escape(cell)}</th>" for i, cell in enumerate(header))
+            body = "\n".join(_line(line, names) for line in lines)
+            foot = f"<tfoot>{_line(total, names)}</tfoot>" if total else ""
             return (
                 f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
                 f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead>\n"
@@ -79,9 +80,14 @@ def _block(block: Block) -> str:
             )
 
 
-def _line(line: list[str]) -> str:
-    name, *figures = map(escape, line)
-    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{figure}</td>" for figure in figures)}</tr>'
+def _line(line: list[str], names: int) -> str:
+    first, *others = map(escape, line)
+    cells = "".join(f"<td{_kind(i, names)}>{cell}</td>" for i, cell in enumerate(others, 1))
+    return f'<tr><th scope="row">{first}</th>{cells}</tr>'
+
+
+def _kind(column: int, names: int) -> str:
+    return ' class="name"' if column < names else ""
 
 
 def _figure(drawn: Drawn) -> str:

@@ -65,7 +65,7 @@ def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
         axes = figure.add_subplot()
         for y, bar in enumerate(bars):
             found = bar.estimate
-            axes.barh(y, found.mean, height=0.34, color=_SERIES.format(bar.row % len(LIGHT)), alpha=0.75)
+            axes.barh(y, found.mean, height=0.34, color=_SERIES.format(bar.row % len(LIGHT)))
             axes.plot([found.low, found.high], [y, y], color=_INK, linewidth=1.5, marker="|", markersize=7)
             if len(bar.seeds) > 1:
                 axes.plot(bar.seeds, [y + 0.24] * len(bar.seeds), ".", color=_INK, markersize=4)
@@ -75,6 +75,7 @@ def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
             axes.text(1, y - 0.24, f"{found.mean:.1f}", va="bottom", ha="right", transform=axes.get_yaxis_transform())
         axes.set_ylim(len(bars) - 0.5, -0.75)
         axes.set_yticks([])
+        axes.spines.left.set_visible(False)
         axes.set_xlim(0, 1.04 * max(max(bar.estimate.high, bar.reported or 0, *bar.seeds) for bar in bars) or 1)
         axes.set_xlabel("percent")
 

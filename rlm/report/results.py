@@ -1,5 +1,6 @@
 """Reads the store: what each finished cell answers per question, what is missing, and what it cost."""
 
+import functools
 import json
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
@@ -152,8 +153,8 @@ def _absent(cell: Cell, finished: Container[str]) -> list[str]:
 
 
 def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Scores | None:
-    source, number = source_of(column)
-    found: dict[int, tuple[Stage, tuple[str, ...], list[float]]] = {}
+    source, _ = source_of(column)
+    found: dict[int, tuple[Stage, tuple[str, ...], NDArray[np.float64]]] = {}
     for cell in cells:
         stage = cell.stages[source.role]
         record = results.finished.get(stage.key)
@@ -164,11 +165,10 @@ def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Sc
             results.notes.append(f"{column} of {cell.row}: {stage.name} measured {known}; see `evaluate.recall_at`")
             continue
         path = stage_folder(store, stage) / source.file
-        lines = list(read_lines(path))
-        values = [100.0 * source.value(line, number) for line in lines]
-        if not lines or abs(np.mean(values) - record["metrics"][column]) > 1e-6:
+        questions, values = _answered(path, path.stat().st_mtime_ns, column)
+        if not questions or abs(values.mean() - record["metrics"][column]) > 1e-6:
             raise StageError(f"{path}: does not give the recorded {column} of {record['metrics'][column]}")
-        found[cell.seed] = stage, tuple(str(line["id"]) for line in lines), values
+        found[cell.seed] = stage, questions, values
     if not found:
         return None
     if len({ids for _, ids, _ in found.values()}) > 1:
@@ -179,6 +179,15 @@ def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Sc
         values=np.array([values for _, _, values in found.values()]),
         stages=tuple(stage.key for stage, _, _ in found.values()),
     )
+
+
+# A table is printed and then written; rows share files.
+@functools.cache
+def _answered(path: Path, modified: int, column: str) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Ids and values of the questions in a file that was `modified` then (nanoseconds)."""
+    source, number = source_of(column)
+    lines = list(read_lines(path))
+    return tuple(str(line["id"]) for line in lines), np.array([100.0 * source.value(line, number) for line in lines])
 
 
 def _assert_shared_retrievers_agree(cells: list[Cell], results: Results) -> None:
@@ -202,6 +211,6 @@ def _assert_shared_retrievers_agree(cells: list[Cell], results: Results) -> None
             if not np.array_equal(values, expected):
                 raise StageError(
                     f"{column} on {dataset}, seed {cell.seed}: rows `{other.row}` and `{row}` share a retriever but"
-                    f" show {expected.mean():.2f} and {values.mean():.2f}; remove {other.stages[source.role].folder} and"
-                    f" {cell.stages[source.role].folder} from the store and run again"
+                    f" show {expected.mean():.2f} and {values.mean():.2f}; remove {other.stages[source.role].folder}"
+                    f" and {cell.stages[source.role].folder} from the store and run again"
                 )

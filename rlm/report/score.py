@@ -95,7 +95,7 @@ def _read_predictions(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """Place, `id` or `question`, its value, and the prediction, of each line."""
     expected = 'write {"id": "...", "prediction": "..."} or {"question": "...", "prediction": "..."}'
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # Not splitlines: JSON may hold other separators.
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

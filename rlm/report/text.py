@@ -18,6 +18,7 @@ _LATEX = {
     "†": r"$^{\dagger}$",
     "≥": r"$\geq$",
     "–": "--",
+    "−": "$-$",
 }
 
 
@@ -32,14 +33,14 @@ def latex(summary: Summary) -> str:
 
 
 def csv(summary: Summary) -> str:
-    """One line for each row and data set, figures in full precision, empty where there is none."""
+    """One line for each row and data set, figures to ten digits, empty where there is none."""
     table = summary.table
     lines = []
     for dataset in table.datasets:
         for row in table.rows:
             missing = summary.results.missing.get((row, dataset), {})
             spent = summary.cost(row, dataset)
-            line: dict[str, object] = {
+            line: dict[str, float | str | None] = {
                 "table": table.name,
                 "scale": table.scale,
                 "dataset": dataset,
@@ -58,15 +59,17 @@ def csv(summary: Summary) -> str:
     buffer = io.StringIO()
     writer = csv_format.DictWriter(buffer, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(
+        {name: f"{value:.10g}" if isinstance(value, float) else value for name, value in line.items()} for line in lines
+    )
     return buffer.getvalue().rstrip("\n")
 
 
-def _csv_figures(summary: Summary, row: str, dataset: str, column: str) -> dict[str, object]:
+def _csv_figures(summary: Summary, row: str, dataset: str, column: str) -> dict[str, float | str | None]:
     place = row, dataset, column
     found, compared = summary.estimates.get(place), summary.compared.get(place)
     reported = summary.reported(row, dataset, column)
-    figures: dict[str, object] = {"": None if found is None else found.mean}
+    figures: dict[str, float | str | None] = {"": None if found is None else found.mean}
     for name in ("sd", "low", "high", "n", "seeds"):
         figures[f"_{name}"] = None if found is None else getattr(found, name)
     for name, field in (("difference", "mean"), ("difference_low", "low"), ("difference_high", "high"), ("p", "p")):
@@ -86,15 +89,14 @@ def _markdown(block: Block) -> str:
             return text
         case Items(title, items):
             return "\n".join([f"{title}:", "", *(f"- {_escape_markdown(item)}" for item in items)])
-        case Grid(caption, header, lines, total):
+        case Grid(caption, header, lines, total, names):
             grid = [[_escape_markdown(cell) for cell in line] for line in [header, *lines, *([total] if total else [])]]
             widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(header))]
-            rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-            rows = [grid[0], rule, *grid[1:]]
-            written = [
-                "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
-                for line in rows
-            ]
+            rule = ["-" * width if i < names else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+            written = []
+            for line in [grid[0], rule, *grid[1:]]:
+                padded = [*map(str.ljust, line[:names], widths), *map(str.rjust, line[names:], widths[names:])]
+                written.append(f"| {' | '.join(padded)} |")
             return "\n".join([f"{caption}:", "", *written])
 
 
@@ -105,22 +107,22 @@ def _escape_markdown(text: str) -> str:
 def _latex(block: Block) -> str:
     match block:
         case Heading(text, level):
-            return f"\\{'section' if level == 1 else 'subsection'}*{{{escape_latex(text)}}}"
+            return f"% {text}\n% needs \\usepackage{{booktabs}}" if level == 1 else f"% {text}"
         case Paragraph(text):
             return escape_latex(text.replace("`", "'"))
         case Items(title, items):
             written = [rf"  \item {escape_latex(item)}" for item in items]
             return "\n".join([rf"\paragraph{{{escape_latex(title)}}}", r"\begin{itemize}", *written, r"\end{itemize}"])
-        case Grid(caption, header, lines, total):
+        case Grid(caption, header, lines, total, names):
             written = [rf"  {' & '.join(map(escape_latex, line))} \\" for line in [header, *lines]]
             if total:
                 written += [r"  \midrule", rf"  {' & '.join(map(escape_latex, total))} \\"]
             return "\n".join(
                 [
                     r"\begin{table}[ht]",
-                    r"\centering",
+                    r"\centering\small",
                     rf"\caption{{{escape_latex(caption)}}}",
-                    rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+                    rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(header) - names)}}}",
                     r"  \toprule",
                     written[0],
                     r"  \midrule",

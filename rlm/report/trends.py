@@ -16,9 +16,21 @@ class Pair:
 
     higher: str
     lower: str
-    verdict: Verdict
-    reason: str
-    difference: Difference | None = None
+    difference: Difference | None
+    """None where they cannot be compared."""
+    agree: int = 0
+    """Seeds in which the first is higher."""
+    seeds: int = 0
+    """Seeds that both have."""
+    reason: str = ""
+    """Why it is undecided, but for chance."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Decided only where the difference is larger than chance."""
+        if self.difference is None or self.difference.p >= LEVEL:
+            return "undecided"
+        return "held" if self.difference.mean > 0 else "not held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +71,16 @@ def judge(table: AblationTable, results: Results) -> list[Judged]:
 def _pair(results: Results, dataset: str, column: str, higher: str, lower: str) -> Pair:
     ours, theirs = results.scores.get((higher, dataset, column)), results.scores.get((lower, dataset, column))
     if ours is None or theirs is None:
-        absent = " and ".join(f"`{row}`" for row, found in ((higher, ours), (lower, theirs)) if found is None)
-        return Pair(higher, lower, "undecided", f"no result of {absent}")
+        return Pair(higher, lower, None, reason="not finished")
     seeds = tuple(seed for seed in ours.seeds if seed in theirs.seeds)
     if not seeds or ours.questions != theirs.questions:
-        return Pair(higher, lower, "undecided", f"no {'questions' if seeds else 'seed'} in common")
-    difference = compare(ours.of(seeds), theirs.of(seeds))
-    agree = sum(float(ours.of((seed,)).mean()) > float(theirs.of((seed,)).mean()) for seed in seeds)
-    reason = f"{difference.mean:+.1f}, p = {difference.p:.2g}, higher in {agree} of {len(seeds)} seeds"
-    if difference.p >= LEVEL:
-        found = f"; this n finds {difference.detectable:.1f}" if difference.detectable else ""
-        return Pair(higher, lower, "undecided", reason + found, difference)
-    return Pair(higher, lower, "held" if difference.mean > 0 else "not held", reason, difference)
+        return Pair(higher, lower, None, reason=f"no {'questions' if seeds else 'seed'} in common")
+    same = ours.stages_of(seeds) == theirs.stages_of(seeds)
+    return Pair(
+        higher,
+        lower,
+        compare(ours.of(seeds), theirs.of(seeds)),
+        agree=sum(float(ours.of((seed,)).mean()) > float(theirs.of((seed,)).mean()) for seed in seeds),
+        seeds=len(seeds),
+        reason="the same stages" if same else "",
+    )

@@ -61,7 +61,8 @@ class Index(ABC):
             )
         if not 1 <= k <= self.size:
             raise ValueError(f"k = {k} of an index of {self.size} passages; ask for 1 to {self.size}")
-        return self._search(queries.detach().float(), k)
+        with torch.autocast(queries.device.type, enabled=False):  # scores stay float32 inside a training step
+            return self._search(queries.detach().float(), k)
 
     @abstractmethod
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]: ...

@@ -18,7 +18,10 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     if "tokenizer" in inputs:
         tokenizer = open_tokenizer(inputs["tokenizer"] / "tokenizer")
     else:
-        texts = (text for record in read_passages(corpus.source, data) for text in (record.title, record.text))
+
+        def texts() -> Iterator[str]:
+            return (text for record in read_passages(corpus.source, data) for text in (record.title, record.text))
+
         tokenizer = make_tokenizer(config["tokenizer"], texts)
     return write_corpus(folder, _watched(read_passages(corpus.source, data), corpus.source, context), tokenizer, corpus)
 

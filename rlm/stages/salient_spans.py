@@ -13,9 +13,12 @@ from rlm.data.config import RulesTagger, TaggerConfig
 from rlm.data.corpus import Corpus
 from rlm.data.salient_spans import Tagger, align, find_dates, tag_capitalised, without_overlaps
 from rlm.data.sentences import sentence_spans
+from rlm.data.taggers import SpacyEntities, TokenClassifier, train_token_classifier
 from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter
-from rlm.errors import StageError
+from rlm.errors import ConfigError, StageError
+from rlm.retrieval.encoder import has_fast_bfloat16
 from rlm.stages.stage import Context
+from rlm.stages.training import accelerator
 
 CHUNK = 512  # passages tagged together
 
@@ -30,6 +33,7 @@ def run(config: TaggerConfig, inputs: dict[str, Path], folder: Path, context: Co
     corpus = Corpus.open(inputs["text"])
     tagger, metrics = _tagger(config, folder, context)
     report = {**write_spans(corpus, tagger, folder, context), **metrics}
+    context.log({"spans_per_sentence": report["spans_per_sentence"]}, len(corpus))
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return {name: float(value) for name, value in report.items() if isinstance(value, int | float)}
 
@@ -38,7 +42,20 @@ def _tagger(config: TaggerConfig, folder: Path, context: Context) -> tuple[Tagge
     """The tagger, and its scores where the stage trains it."""
     if isinstance(config, RulesTagger):
         return tag_capitalised, {}
-    raise NotImplementedError
+    if isinstance(config, SpacyTagger):
+        return SpacyEntities(config.pipeline), {}
+    device = accelerator(context.runtime)
+    half = has_fast_bfloat16(torch.device(device))
+    if not config.train_files:
+        return TokenClassifier.open(config.name, config.revision, device, half), {}
+    data = context.runtime.data
+    if data is None:
+        raise ConfigError("salient_spans.train_files: needs the folder they are in; give `--data FOLDER`")
+    files = [data / name for name in config.train_files]
+    tagger, scores = train_token_classifier(config, files, device, half, context.seed, context.log, context.progress)
+    tagger.model.save_pretrained(folder / "tagger")
+    tagger.tokenizer.save_pretrained(folder / "tagger")
+    return tagger, scores
 
 
 def write_spans(corpus: Corpus, tagger: Tagger, folder: Path, context: Context) -> dict[str, Any]:

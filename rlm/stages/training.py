@@ -103,6 +103,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # batches are functions of the step
     device = accelerator(context.runtime)
     devices = context.runtime.devices
     strategy: Any = "auto"
@@ -135,6 +136,7 @@ def fit(
         default_root_dir=folder,
     )
     last = checkpoints / "last.ckpt"
+    module.train()  # transformers loads checkpoints for inference, and Lightning leaves the mode as it is
     trainer.fit(
         module,
         datamodule=StepDataModule(batches, training.steps, context.runtime.workers),
