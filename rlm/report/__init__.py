@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from rlm.report.summary import Summary
     from rlm.table import AblationTable, Cell
 
 Format = Literal["markdown", "latex", "csv", "html"]
@@ -49,7 +50,7 @@ def score(predictions: Path, answers: Path, answer_kind: Literal["string", "rege
     return str(score_files(predictions, answers, answer_kind))
 
 
-def _render(summary: object, format: Format) -> str:
+def _render(summary: "Summary", format: Format) -> str:
     from rlm.report import html, text
 
     renderers = {"markdown": text.markdown, "latex": text.latex, "csv": text.csv, "html": html.page}

@@ -86,4 +86,5 @@ def _thinned(
     steps: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     parts = min(POINTS, len(steps))
-    return tuple(np.array([part.mean() for part in np.array_split(array, parts)]) for array in (steps, values))
+    steps, values = (np.array([part.mean() for part in np.array_split(array, parts)]) for array in (steps, values))
+    return steps, values

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -24,15 +25,8 @@ DASHES = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
 _INK, _SERIES = "#fd0000", "#fe00{:02x}"
 _WIDTH = 5.0
 """Inches: 360 points, so that text of 10 points has nearly that size on a phone."""
-_RC = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "legend.frameon": False,
-}
-for _name in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
-    _RC[_name] = _INK
+_COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+_RC: Any = {"svg.fonttype": "none", "svg.hashsalt": "rlm", "font.size": 10, "axes.titlesize": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ def _svg(draw: Callable[[Figure], None], height: float, title: str, description:
     """The drawing as an element to stand inside a page, among others: every id begins with `prefix`."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # Not the reader's own style.
-        matplotlib.rcParams.update({**_RC, "svg.hashsalt": "rlm"})
+        matplotlib.rcParams.update(_RC | dict.fromkeys(_COLOURED, _INK))
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure)
         for axes in figure.axes:
