@@ -6,15 +6,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from rlm.data.conll import read_conll
 from rlm.data.qa import read_questions
-from rlm.data.records import ENDINGS, TABLE_ENDINGS, Problems, open_text, read_records
+from rlm.data.records import ENDINGS, TABLE_ENDINGS, Problems, open_text, read_records, readable
 from rlm.data.sources import COLUMNS, passages_of, place_of
 from rlm.errors import ConfigError
 
 Kind = Literal["passages", "questions", "tags", "unknown"]
 FOLDERS: dict[str, Kind] = {"qa": "questions", "wiki": "passages", "ner": "tags"}
 """What the files of a folder should be, where their columns do not say."""
-_TAG = re.compile(r"O|[BIES]-\S+")
 
 
 class FileReport(NamedTuple):
@@ -63,7 +63,8 @@ def _check(path: Path, collection: list[Path], seen: set[int], progress: Callabl
         if kind == "questions":
             done = len(read_questions(path))
         elif kind == "tags":
-            done = _check_tags(path)
+            with readable(path):
+                done = len(read_conll(path))
         elif kind == "passages":
             problems = Problems()
             records = read_records(path, problems)
@@ -73,7 +74,7 @@ def _check(path: Path, collection: list[Path], seen: set[int], progress: Callabl
             problems.check()
             if not done:
                 raise ConfigError(f"{path}: holds no passage; give at least one record with {', '.join(COLUMNS)}")
-    except ConfigError as error:
+    except ValueError as error:
         return FileReport(path, kind, done, str(error).split("\n"))
     return FileReport(path, kind, done, [])
 
@@ -99,20 +100,3 @@ def _is_answers(path: Path) -> bool:
     """Whether the first line of a table is a question of DPR's, `question<TAB>['answer']`."""
     with open_text(path) as file:
         return file.readline().partition("\t")[2].lstrip(' "').startswith("[")
-
-
-def _check_tags(path: Path) -> int:
-    """The sentences of a CoNLL file: a token, white space, ..., a tag such as O or B-PER; blank lines between."""
-    problems = Problems()
-    sentences, inside = 0, False
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            columns = line.split()
-            sentences += bool(columns) and not inside
-            inside = bool(columns)
-            if columns and (len(columns) < 2 or not _TAG.fullmatch(columns[-1])):
-                problems.add(f"{path}:{number}: {line.strip()!r}; write a token, a tab and a tag such as O or B-PER")
-    problems.check()
-    if not sentences:
-        raise ConfigError(f"{path}: holds no sentence; write a token, a tab and a tag per line")
-    return sentences

@@ -70,7 +70,7 @@ def read_records(
     Raises:
         ConfigError: another kind of file, or one that cannot be read at all.
     """
-    with _readable(path):
+    with readable(path):
         if path.name.endswith(JSON_ENDINGS):
             yield from _json_lines(path, problems)
         elif path.name.endswith(TABLE_ENDINGS):
@@ -82,7 +82,8 @@ def read_records(
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into a ConfigError that names it."""
     try:
         yield
     except UnicodeDecodeError as error:

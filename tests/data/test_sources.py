@@ -1,0 +1,214 @@
+"""Passages of files, and digests of what is read."""
+
+import gzip
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rlm.data import sources
+from rlm.data.config import (
+    EncyclopediaSource,
+    FilesSource,
+    HubSource,
+    RulesTagger,
+    SpacyTagger,
+    TokenClassificationTagger,
+)
+from rlm.data.sources import Passage, content_digest, read_passages
+from rlm.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    sources._sha256_of.cache_clear()
+    return folder
+
+
+def _lines(path: Path, *rows: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def _row(i: int, **changed: object) -> dict:
+    return {"id": str(i), "title": f"T{i}", "text": f"Text {i}."} | changed
+
+
+def _read(data: Path | None, *files: str, limit: int | None = None) -> list[Passage]:
+    return list(read_passages(FilesSource(files=files, limit=limit), data))
+
+
+def test_read_passages__reads_a_globs_files_by_name(tmp_path: Path):
+    _lines(tmp_path / "wiki" / "b.jsonl.gz", _row(3))
+    _lines(tmp_path / "wiki" / "a.jsonl", _row(1, id=1, url="x"), _row(2, title=""))
+    expected = [Passage("1", "T1", "Text 1."), Passage("2", "", "Text 2."), Passage("3", "T3", "Text 3.")]
+    assert _read(tmp_path, "wiki/*.jsonl*") == expected
+    assert _read(tmp_path, "wiki/b.jsonl.gz", "wiki/*.jsonl*") == [expected[2], *expected[:2]]
+
+
+def test_read_passages__reads_dprs_table_and_parquet(tmp_path: Path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    (tmp_path / "psgs.tsv").write_text('id\ttext\ttitle\n1\t"Says ""so""."\tAaron\n')
+    parquet.write_table(pa.Table.from_pylist([_row(2)]), tmp_path / "b.parquet")
+    assert _read(tmp_path, "psgs.tsv", "b.parquet") == [Passage("1", "Aaron", 'Says "so".'), Passage(*_row(2).values())]
+
+
+def test_read_passages__stops_at_the_limit(tmp_path: Path):
+    _lines(tmp_path / "a.jsonl", _row(1), _row(2), {"never": "read"})
+    assert [passage.id for passage in _read(tmp_path, "a.jsonl", limit=2)] == ["1", "2"]
+    assert [passage.id for passage in _read(tmp_path, "a.jsonl", limit=1)] == ["1"]
+
+
+def test_read_passages__asks_for_the_data_folder():
+    with pytest.raises(ConfigError, match=r"a\.jsonl: give the folder they are in by --data FOLDER"):
+        _read(None, "a.jsonl")
+
+
+def test_read_passages__refuses_a_data_folder_that_is_none(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        _read(tmp_path / "nowhere", "a.jsonl")
+
+
+def test_read_passages__names_the_nearest_files_when_a_pattern_matches_nothing(tmp_path: Path):
+    _lines(tmp_path / "wiki" / "passages-00.jsonl", _row(1))
+    with pytest.raises(ConfigError, match=r"pasages\*\.jsonl: no such file; files of the folder: wiki/passages-00"):
+        _read(tmp_path, "wiki/pasages*.jsonl")
+
+
+def test_read_passages__refuses_absolute_paths(tmp_path: Path):
+    path = _lines(tmp_path / "a.jsonl", _row(1))
+    with pytest.raises(ConfigError, match="relative to the data folder"):
+        _read(tmp_path, str(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "2", "text": "x"}, "no `title`; the record has: id, text"),
+        ({"contents": "x"}, "no `id`, `title`, `text`; the record has: contents"),
+        (_row(2, text=" \n"), "`text` is empty"),
+        (_row(2, text=["a"]), "`text` is ['a']; write text"),
+    ],
+)
+def test_read_passages__names_file_line_and_field(tmp_path: Path, row: dict, message: str):
+    path = _lines(tmp_path / "a.jsonl", _row(1), row)
+    with pytest.raises(ConfigError) as caught:
+        _read(tmp_path, "a.jsonl")
+    assert str(caught.value).startswith(f"{path}:2: {message}")
+
+
+def test_read_passages__names_the_line_that_is_not_json(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(_row(1)) + "\n{broken\n")
+    with pytest.raises(ConfigError, match=r"a\.jsonl:2: not JSON"):
+        _read(tmp_path, "a.jsonl")
+
+
+def test_read_passages__names_both_places_of_an_id(tmp_path: Path):
+    first = _lines(tmp_path / "a.jsonl", _row(1), _row(2))
+    second = _lines(tmp_path / "b.jsonl", _row(3), _row(2, text="other"))
+    with pytest.raises(ConfigError) as caught:
+        _read(tmp_path, "a.jsonl", "b.jsonl")
+    assert f"{second}:2: `id` '2' is also that of {first}:2" in str(caught.value)
+
+
+def test_read_passages__refuses_an_empty_data_set(tmp_path: Path):
+    _lines(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"a\.jsonl: holds no passage"):
+        _read(tmp_path, "a.jsonl")
+
+
+def test_read_passages__generates_the_encyclopedia():
+    passages = read_passages(EncyclopediaSource(entities=40), None)
+    assert isinstance(next(passages), Passage)
+
+
+def test_content_digest__follows_the_bytes_and_their_order(tmp_path: Path):
+    a, b = _lines(tmp_path / "a.jsonl", _row(1)), _lines(tmp_path / "b.jsonl", _row(2))
+    expected = "\n".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in (a, b))
+    both = FilesSource(files=("a.jsonl", "b.jsonl"))
+    assert content_digest(both, tmp_path) == hashlib.sha256(expected.encode()).hexdigest()
+    assert content_digest(FilesSource(files=("b.jsonl", "a.jsonl")), tmp_path) != content_digest(both, tmp_path)
+    before = content_digest(both, tmp_path)
+    b.touch()
+    assert content_digest(both, tmp_path) == before
+    _lines(b, _row(2, text="Text 3."))  # as many bytes
+    assert content_digest(both, tmp_path) != before
+
+
+def _old(path: Path) -> Path:
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def test_content_digest__reads_unchanged_files_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    _old(_lines(tmp_path / "a.jsonl", _row(1)))
+    source = FilesSource(files=("a.jsonl",))
+    before = content_digest(source, tmp_path)
+    sources._sha256_of.cache_clear()  # as in the next process
+    with monkeypatch.context() as patched:
+        patched.setattr(hashlib, "file_digest", None)
+        assert content_digest(source, tmp_path) == before
+    os.utime(_lines(tmp_path / "a.jsonl", _row(2)), (2e9, 1e9 + 1))
+    assert content_digest(source, tmp_path) != before
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"x": 3}', "\0"])
+def test_content_digest__survives_a_damaged_memory(tmp_path: Path, own_cache: Path, damage: str):
+    _old(_lines(tmp_path / "a.jsonl", _row(1)))
+    source = FilesSource(files=("a.jsonl",))
+    before = content_digest(source, tmp_path)
+    (own_cache / "rlm" / "digests.json").write_text(damage)
+    sources._sha256_of.cache_clear()
+    assert content_digest(source, tmp_path) == before
+
+
+def test_content_digest__needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    _old(_lines(tmp_path / "a.jsonl", _row(1)))
+    assert len(content_digest(FilesSource(files=("a.jsonl",)), tmp_path)) == 64
+
+
+def test_content_digest__does_not_keep_a_file_that_may_still_change(tmp_path: Path, own_cache: Path):
+    _lines(tmp_path / "a.jsonl", _row(1))
+    content_digest(FilesSource(files=("a.jsonl",)), tmp_path)
+    assert not (own_cache / "rlm" / "digests.json").exists()
+
+
+def test_content_digest__covers_what_a_tagger_reads(tmp_path: Path):
+    model, train = tmp_path / "model", tmp_path / "ner" / "train.conll"
+    for path, text in ((model / "config.json", "{}"), (model / "model.safetensors", "weights"), (train, "a\tO\n")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    digests = [content_digest(TokenClassificationTagger(name="org/model", revision="abc"), tmp_path)]
+    tagger = TokenClassificationTagger(name=str(model), train_files=("ner/train.conll",))
+    digests.append(content_digest(tagger, tmp_path))
+    (model / "model.safetensors").write_text("others!")
+    digests.append(content_digest(tagger, tmp_path))
+    train.write_text("a\tB-PER\n")
+    digests.append(content_digest(tagger, tmp_path))
+    assert digests[0] == "abc"
+    assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize("source", [EncyclopediaSource(), RulesTagger(), SpacyTagger()])
+def test_content_digest__is_empty_where_no_file_is_read(source: object):
+    assert content_digest(source, None) == ""
+
+
+def test_content_digest__is_the_revision_of_a_hubs_data_set():
+    assert content_digest(HubSource(dataset="a/b", revision="abc"), None) == "abc"
+
+
+def test_content_digest__raises_when_a_file_is_missing(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such file"):
+        content_digest(FilesSource(files=("a.jsonl",)), tmp_path)
+    with pytest.raises(ConfigError, match="--data FOLDER"):
+        content_digest(TokenClassificationTagger(name="org/model", train_files=("ner/train.conll",)), None)
