@@ -1,4 +1,17 @@
-"""Exact maximum inner product search in torch."""
+"""Exact maximum inner product search in torch: a fast scan whose error is bounded, then a re-rank in float64.
+
+Selecting from a million scores costs more than computing them, so no score is sorted that cannot matter. Passages are
+scanned in blocks that stay in the cache, and only the maximum of each group of passages is kept, twice over. The k-th
+largest of these maxima is a score that k passages reach, so that a passage among the k best scores at least this, less
+twice the error of a scanned score. The few passages that may reach it are scored from the embeddings themselves.
+
+The scan is in bfloat16 where that is fast. With c the mean embedding, z' = z - c (which changes all scores of a query
+by the same) and x^, z^ what bfloat16 leaves of x and z':
+
+    |x z' - x^ z^| <= |x - x^| max |z'| + |x^| max |z' - z^| + rounding of the sums
+
+by Cauchy-Schwarz, with the norms measured rather than assumed. The ids are therefore those of a search in float64.
+"""
 
 from pathlib import Path
 
@@ -6,16 +19,72 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlm.retrieval.config import ExactIndex
+from rlm.retrieval.config import ExactIndex, ShardedExact
 from rlm.retrieval.index import Embeddings, Index
+
+GROUP, GROUPS = 16, 64
+"""At most this many passages in a group, and groups in a group of groups."""
+SPREAD = 8
+"""Groups of groups for each of the k wanted: with more of them, two of the k best rarely share one."""
+QUERIES = 512
+"""Searched together."""
+BLOCK = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Scores computed at a time: on the CPU, what the cache holds."""
+MAXIMA = {"cpu": 1 << 26, "cuda": 1 << 30}
+"""Group maxima held at a time."""
+CANDIDATES = 1 << 24
+"""Re-ranked together: beyond this (passages that are nearly the same), queries are searched in halves."""
+ROWS = 1 << 16
+"""Embeddings read, or re-ranked, at a time."""
+PADDING = 16
+"""Batches are filled up to a multiple of this, because products with few columns take slow paths."""
+SLACK = 1.001
+"""Of the error bound, for its own rounding."""
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 beat float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 class Exact(Index):
-    """Every passage is compared."""
+    """Every passage is compared; the ids, and their order, are those of a search in float64.
 
-    def __init__(self, config: ExactIndex, embeddings: Embeddings, device: torch.device | str = "cpu") -> None:
+    Args:
+        config: `dtype` of the scan; bfloat16 halves its memory (a copy of the embeddings) and is used where the device
+            is fast at it. float32 scans the embeddings where they are.
+        embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map.
+        device: scans there; candidates are re-ranked where `embeddings` lie.
+
+    Raises:
+        ValueError: embeddings that are not finite.
+    """
+
+    config: ExactIndex | ShardedExact
+
+    def __init__(
+        self, config: ExactIndex | ShardedExact, embeddings: Embeddings, device: torch.device | str = "cpu"
+    ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.embeddings = torch.as_tensor(embeddings).to(self.device)
+        self.embeddings = torch.as_tensor(embeddings)
+        if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
+            self._scanned = torch.empty(self.size, self.dim, dtype=torch.bfloat16, device=self.device)
+            centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
+        else:
+            self._scanned, centre = self.embeddings.to(self.device, torch.float32), torch.zeros((), device=self.device)
+        norms, residuals = [], []
+        for start in range(0, self.size, ROWS):
+            rows = self.embeddings[start : start + ROWS].to(self.device, torch.float32) - centre
+            scanned = self._scanned[start : start + ROWS]
+            if scanned.dtype == torch.bfloat16:
+                scanned.copy_(rows)
+            norms.append(rows.norm(dim=1).max())
+            residuals.append((rows - scanned.float()).norm(dim=1).max())
+        self._norm, self._residual = float(torch.stack(norms).max()), float(torch.stack(residuals).max())
+        if not np.isfinite(self._norm):
+            raise ValueError("embeddings hold NaN or infinity: did the retriever's training diverge?")
 
     @property
     def size(self) -> int:
@@ -25,11 +94,111 @@ class Exact(Index):
     def dim(self) -> int:
         return self.embeddings.shape[1]
 
-    @torch.no_grad()
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        scores = queries.to(self.device) @ self.embeddings.T
-        best = torch.sort(scores, dim=1, descending=True, stable=True)
-        return best.values[:, :k].clone(), best.indices[:, :k].clone()
+        scores, ids = self.best(queries, k)
+        return scores.float(), ids
+
+    @torch.no_grad()
+    def best(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `search`, with scores in float64."""
+        queries = queries.to(self.device)
+        if not bool(torch.isfinite(queries).all()):
+            raise ValueError("queries hold NaN or infinity: did the retriever's training diverge?")
+        held = MAXIMA[self.device.type] // (1 + self.size // self._widths(k)[0])
+        step = max(PADDING, min(QUERIES, held))
+        parts = [self._best(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        if not parts:
+            shape = (0, k)
+            return torch.empty(shape, dtype=torch.float64, device=self.device), torch.empty(
+                shape, dtype=torch.int64, device=self.device
+            )
+        scores, ids = zip(*parts, strict=True)
+        return torch.cat(scores), torch.cat(ids)
+
+    def _widths(self, k: int) -> tuple[int, int]:
+        """Passages in a group, and groups in a group of groups; powers of two."""
+        width = 1 << max(0, (self.size // (SPREAD * k)).bit_length() - 1)
+        group = min(width, GROUP)
+        return group, min(width // group, GROUPS)
+
+    def _best(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        group, groups = self._widths(k)
+        low = queries.to(self._scanned.dtype)
+        # [groups, groups in one, queries]
+        maxima = self._group_maxima(low, group, groups)
+        # [groups of groups, queries]
+        coarse = maxima.amax(1)
+        reached = coarse.float().T.contiguous().topk(k).values[:, -1]
+        floor = self._floor(reached, queries, low)
+        outer, query = (coarse >= floor).nonzero(as_tuple=True)
+        pair, inner = (maxima[outer, :, query] >= floor[query, None]).nonzero(as_tuple=True)
+        first, query = (outer[pair] * groups + inner) * group, query[pair]
+        if len(first) * group > CANDIDATES and len(queries) > 1:
+            halves = [self._best(half, k) for half in queries.chunk(2)]
+            return torch.cat([scores for scores, _ in halves]), torch.cat([ids for _, ids in halves])
+        row, query = self._within(first, query, group, low, floor)
+        return self._rank(row, query, queries, k)
+
+    def _group_maxima(self, low: Tensor, group: int, groups: int) -> Tensor:
+        """Largest scanned score of each group, -inf where a group is empty: [groups of groups, groups, queries]."""
+        count, columns = -(-self.size // (group * groups)), -(-len(low) // PADDING) * PADDING
+        padded = low.new_zeros(columns, self.dim)
+        padded[: len(low)] = low
+        maxima = low.new_empty(count * groups, columns)
+        step = max(1, BLOCK[self.device.type] // (columns * group)) * group
+        block = low.new_empty(min(step, len(maxima) * group), columns)
+        for start in range(0, self.size, step):
+            rows = self._scanned[start : start + step]
+            torch.mm(rows, padded.T, out=block[: len(rows)])
+            filled = -(-len(rows) // group)
+            block[len(rows) : filled * group] = -torch.inf
+            at = start // group
+            torch.amax(block[: filled * group].view(filled, group, columns), 1, out=maxima[at : at + filled])
+        maxima[-(-self.size // group) :] = -torch.inf
+        return maxima.view(count, groups, columns)[:, :, : len(low)]
+
+    def _floor(self, reached: Tensor, queries: Tensor, low: Tensor) -> Tensor:
+        """The least scanned score that one of the k best may have, where k passages' scanned scores are `reached`."""
+        rounding = self.dim * 2.0**-22
+        if low.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            rounding += 2.0**-7  # the factors may be rounded to bfloat16
+        if low.dtype == torch.bfloat16 and low.is_cuda:
+            rounding += 2.0**-7  # partial sums may be
+        length = low.float().norm(dim=1)
+        error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
+        error = SLACK * (error + rounding * length * (self._norm + self._residual)) + 1e-30
+        half_a_unit = torch.finfo(low.dtype).eps / 2
+        floor = (reached - SLACK * half_a_unit * reached.abs() - 2 * error).to(low.dtype)
+        return torch.nextafter(floor, torch.full_like(floor, -torch.inf))
+
+    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """Passages of the groups that begin at `first` whose scanned score reaches the floor of their query."""
+        kept = []
+        offsets = torch.arange(group, device=self.device)
+        for firsts, of in zip(first.split(ROWS // group), query.split(ROWS // group), strict=True):
+            rows = firsts[:, None] + offsets
+            vectors = self._scanned[rows.clamp(max=self.size - 1)]
+            scores = torch.bmm(vectors, low[of].unsqueeze(2)).squeeze(2)
+            pair, inner = ((scores >= floor[of, None]) & (rows < self.size)).nonzero(as_tuple=True)
+            kept.append((rows[pair, inner], of[pair]))
+        return torch.cat([row for row, _ in kept]), torch.cat([of for _, of in kept])
+
+    def _rank(self, row: Tensor, query: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k best of the candidates in float64, ties by lower id."""
+        at = self.embeddings.device
+        scores = torch.cat(
+            [
+                # a sum along each row, unlike a product of matrices, is the same for equal rows wherever they are
+                (self.embeddings[rows.to(at)].double() * queries[of].to(at).double()).sum(1)
+                for rows, of in zip(row.split(ROWS), query.split(ROWS), strict=True)
+            ]
+        ).to(self.device)
+        order = torch.argsort(row)
+        order = order[torch.sort(scores[order], stable=True, descending=True).indices]
+        order = order[torch.sort(query[order], stable=True).indices]
+        counts = torch.bincount(query, minlength=len(queries))
+        best = (counts.cumsum(0) - counts)[:, None] + torch.arange(k, device=self.device)
+        return scores[order[best]], row[order[best]]
 
     def _save(self, folder: Path) -> None:
         path = folder / "embeddings.npy"
