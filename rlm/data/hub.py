@@ -31,8 +31,8 @@ PINNED = {
 """Data sets that `rlm data fetch` converts, at the commit that every run of it reads."""
 
 LOCALLY = (
-    f"where the hub can be reached, download it (`rlm data fetch` converts {', '.join(PINNED)}); then copy the files here"
-    " and write `kind: files`"
+    f"where the hub can be reached, download it (`rlm data fetch` converts {', '.join(PINNED)}); then copy the files"
+    " here and write `kind: files`"
 )
 BLOCK_WORDS = 100
 """Words of a passage, about: DPR's passages have exactly 100, these end where a sentence does."""
