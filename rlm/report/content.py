@@ -135,7 +135,7 @@ def _legend(summary: Summary, dataset: str) -> str:
         else "One seed.",
         f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
         " (paired bootstrap over questions, 10,000 resamples, seeds averaged).",
-        "Intervals and tests speak of other questions, not of other seeds: for those see the deviation.",
+        "Intervals and tests tell what other questions would show; what other seeds would, the deviation tells.",
         "Cost: core-seconds, or GPU-seconds of stages on one; work that rows share is counted once, at the first row"
         " that uses it.",
     ]
@@ -152,9 +152,9 @@ def _missing(summary: Summary, dataset: str) -> Items | None:
         by_roles: dict[tuple[str, ...], list[int]] = {}
         for seed, roles in summary.results.missing.get((row, dataset), {}).items():
             by_roles.setdefault(tuple(roles), []).append(seed)
-        for roles, seeds in by_roles.items():
+        for unfinished, seeds in by_roles.items():
             which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-            items.append(f"{row}, {which}: {', '.join(roles)}")
+            items.append(f"{row}, {which}: {', '.join(unfinished)}")
     return Items("Not finished", items) if items else None
 
 
@@ -201,8 +201,8 @@ def _trends(summary: Summary, dataset: str) -> Grid | None:
                 figures = [*_figures(pair.difference), f"{pair.agree}/{pair.seeds}", _detectable(pair.difference)]
             lines.append([name, label(judged.column), verdict, *figures])
     caption = (
-        f"Expected trends on {dataset}: held or not held where neighbours differ at p < 0.05 (two-sided, not corrected),"
-        " else undecided at this n; seeds: those in which the first is higher"
+        f"Expected trends on {dataset}: held or not held where neighbours differ at p < 0.05 (two-sided, not"
+        " corrected), else undecided at this n; seeds: those in which the first is higher"
     )
     header = ["expected", "column", "verdict", "difference", "95 % interval", "p", "seeds", "detectable"]
     return Grid(caption, header, lines, names=3) if lines else None
@@ -229,13 +229,8 @@ def _computed(summary: Summary) -> Paragraph:
     records = summary.results.finished.values()
     days = sorted({record["started"][:10] for record in records})
     devices = sorted({record["device"] for record in records})
-    commits = sorted(
-        {
-            f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
-            for r in records
-            if (git := r["git"])["commit"]
-        }
-    )
+    states = [record["git"] for record in records if record["git"]["commit"]]
+    commits = sorted({git["commit"][:10] + (" with changes" if git["dirty"] else "") for git in states})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     version = f"; rlm at {', '.join(commits)}" if commits else ""
     return Paragraph(f"Computed {when} on {'; '.join(devices)}{version}.")

@@ -104,7 +104,7 @@ def _lines(summary: Summary, title: str, panels: Sequence[Panel]) -> Iterator[Dr
         caption="Mean over seeds." if len(summary.table.seeds) > 1 else "",
         values=[_values(panel) for panel in panels],
         legend=sorted(
-            (order.index(rows[0]), "all rows" if len(rows) == len(order) > 1 else "; ".join(rows)) for rows in sharing
+            (order.index(rows[0]), "all rows" if rows == tuple(order) else "; ".join(rows)) for rows in sharing
         ),
     )
 

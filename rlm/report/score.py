@@ -36,7 +36,9 @@ class Score:
 
     def __str__(self) -> str:
         low, high = self.interval
-        missing = f"\n{self.unanswered:,} questions have no prediction: counted as wrong" if self.unanswered else ""
+        missing = (
+            f"\n{self.unanswered:,} of the questions have no prediction: counted as wrong" if self.unanswered else ""
+        )
         return (
             f"exact match {self.exact_match:.2f} (95 % Wilson interval {low:.2f} to {high:.2f},"
             f" {self.right:,} of n = {self.n:,}){missing}"
@@ -44,7 +46,7 @@ class Score:
 
 
 def score_files(predictions: Path, answers: Path, answer_kind: AnswerKind | None = None) -> Score:
-    """Score lines `{"id" or "question", "prediction"}` against questions with answers.
+    """Score lines `{"id" or "question", "prediction"}` against questions with answers; null is no prediction.
 
     Args:
         predictions: JSON Lines.
@@ -56,7 +58,7 @@ def score_files(predictions: Path, answers: Path, answer_kind: AnswerKind | None
     """
     questions = read_questions(answers)
     by_name = _by_name(questions, answers)
-    right, answered = 0, dict[int, str]()
+    right, unanswered, answered = 0, len(questions), dict[int, str]()
     for place, named, name, prediction in _read_predictions(predictions):
         found = by_name[named].get(name, [])
         if not found:
@@ -68,8 +70,10 @@ def score_files(predictions: Path, answers: Path, answer_kind: AnswerKind | None
             raise ConfigError(f"{place}: {named} `{name}` was predicted before, at {answered[index]}; keep one")
         answered[index] = place
         question = questions[index]
-        right += bool(exact_match(prediction, question.answers, answer_kind or question.answer_kind))
-    return Score(right, len(questions), len(questions) - len(answered))
+        if prediction is not None:
+            unanswered -= 1
+            right += exact_match(prediction, question.answers, answer_kind or question.answer_kind)
+    return Score(right, len(questions), unanswered)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -91,7 +95,7 @@ def _by_name(questions: list[Question], answers: Path) -> dict[str, dict[str, li
     return names
 
 
-def _read_predictions(path: Path) -> Iterator[tuple[str, str, str, str]]:
+def _read_predictions(path: Path) -> Iterator[tuple[str, str, str, str | None]]:
     """Place, `id` or `question`, its value, and the prediction, of each line."""
     expected = 'write {"id": "...", "prediction": "..."} or {"question": "...", "prediction": "..."}'
     try:
@@ -114,7 +118,10 @@ def _read_predictions(path: Path) -> Iterator[tuple[str, str, str, str]]:
         name = value[named]
         if isinstance(name, int) and named == "id" and not isinstance(name, bool):
             name = str(name)
-        if not isinstance(name, str) or not isinstance(value.get("prediction"), str):
+        if "prediction" not in value:
+            raise ConfigError(f"{place}: no `prediction`; {expected}")
+        prediction = value["prediction"]
+        if not isinstance(name, str) or not isinstance(prediction, str | None):
             wrong = "prediction" if isinstance(name, str) else named
-            raise ConfigError(f"{place}: {wrong}: found {json.dumps(value.get(wrong))}; {expected}")
-        yield place, named, name, value["prediction"]
+            raise ConfigError(f"{place}: {wrong}: found {json.dumps(value[wrong])}; {expected}")
+        yield place, named, name, prediction

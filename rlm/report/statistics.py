@@ -65,7 +65,9 @@ def compare(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Differenc
     Hinkley 1997, section 4.2). The smallest detectable difference is (z_0.975 + z_0.80) * sd / sqrt(n) of the paired
     differences (Bloom 1995, Minimum Detectable Effects).
     """
-    differences = ours - theirs
+    # The other way round gives the same figures with the other sign, although the draws are random.
+    sign = -1 if ours.sum() < theirs.sum() else 1
+    differences = sign * (ours - theirs)
     mean = float(differences.mean())
     means = resampled_means(differences)
     low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
@@ -75,9 +77,9 @@ def compare(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Differenc
     standard_error = float(differences.std(ddof=1)) / sqrt(n) if n > 1 else 0.0
     z = NormalDist().inv_cdf
     return Difference(
-        mean=mean,
-        low=float(low),
-        high=float(high),
+        mean=sign * mean,
+        low=float(low if sign > 0 else -high),
+        high=float(high if sign > 0 else -low),
         p=(1 + far) / (1 + RESAMPLES),
         detectable=(z(1 - LEVEL / 2) + z(POWER)) * standard_error if standard_error else None,
         n=n,
