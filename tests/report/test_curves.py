@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from rlm.report.curves import POINTS, recall_curves, trained_stages, training_curves
 from rlm.report.summary import Summary, summarise
@@ -38,7 +37,7 @@ def test_training_curves__average_neighbours_when_there_are_many(tmp_path: Path)
     (curve,) = training_curves(summary, "encyclopedia", "pretrain", "loss")
     assert len(curve.steps) == POINTS
     np.testing.assert_allclose(curve.values, curve.steps)
-    assert curve.steps.mean() == pytest.approx(499.5, abs=1)
+    assert (curve.steps[0], curve.steps[-1]) == (3, 996.5), "means of the first seven and the last six"
 
 
 def test_curves__are_drawn_once_for_rows_that_share_stages(finished: Finished) -> None:

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,7 +28,8 @@ for (const plot of document.querySelectorAll("svg.plot")) {
   for (const [name, a] of texts) {
     if (a.left < box.left - 1 || a.right > box.right + 1) measured.collisions.push([name, "edge"]);
     for (const [other, b] of texts)
-      if (name !== other && a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 2 && b.top < a.bottom - 2)
+      if (name !== other && a.left < b.right - 1 && b.left < a.right - 1
+          && a.top < b.bottom - 2 && b.top < a.bottom - 2)
         measured.collisions.push([name, other]);
   }
 }
@@ -38,16 +40,16 @@ measured.scrolls = [...document.querySelectorAll(".scroll")].some(box => box.scr
 const result = document.createElement("pre");
 result.id = "measured";
 result.textContent = JSON.stringify(measured);
-document.body.append(result);
+parent.document.body.append(result);
 </script>
 """
 
 
-def _chromium(tmp_path: Path, page: Path, *options: str, width: int = PHONE) -> subprocess.CompletedProcess:
+def _chromium(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedProcess:
     assert CHROMIUM is not None
     profile = tmp_path / "profile"
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    command += [f"--user-data-dir={profile}", f"--window-size={width},900", *options, page.as_uri()]
+    command += [f"--user-data-dir={profile}", f"--window-size={PHONE},900", *options, page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done
@@ -126,13 +128,17 @@ def test_page__escapes_names(tmp_path: Path) -> None:
 @needs_browser
 @pytest.mark.parametrize("width", [PHONE, 1000])
 def test_page__opens_in_a_browser_without_errors_and_fits(finished: Finished, tmp_path: Path, width: int) -> None:
+    text = render(*finished, "html").replace("</body>", MEASURE + "</body>")
+    # A window is never narrower than 500 points; a frame in it is.
     page = tmp_path / "page.html"
-    page.write_text(render(*finished, "html").replace("</body>", MEASURE + "</body>"))
-    done = _chromium(tmp_path, page, "--dump-dom", width=width)
+    page.write_text(
+        f'<!doctype html><iframe style="border: 0; width: {width}px; height: 800px" srcdoc="{escape(text)}"></iframe>'
+    )
+    done = _chromium(tmp_path, page, "--dump-dom")
     assert _complaints(done) == []
     found = re.search(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None
-    measured = json.loads(found[1].replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+    measured = json.loads(unescape(found[1]))
     assert measured["viewport"] == width
     assert measured["width"] <= width
     assert measured["tables"] >= 3 + len(measured["plots"])
