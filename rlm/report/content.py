@@ -192,19 +192,19 @@ def _trends(summary: Summary, dataset: str) -> Grid | None:
         if judged.dataset != dataset:
             continue
         if len(judged.pairs) > 1:
-            lines.append([" > ".join(judged.order), label(judged.column), judged.verdict, *[""] * 5])
+            lines.append([" > ".join(judged.order), judged.verdict, label(judged.column), *[""] * 5])
         for pair in judged.pairs:
             verdict = f"{pair.verdict} ({pair.reason})" if pair.reason else pair.verdict
             name = f"{'– ' if len(judged.pairs) > 1 else ''}{pair.higher} > {pair.lower}"
             figures = [ABSENT] * 5
             if pair.difference is not None:
                 figures = [*_figures(pair.difference), f"{pair.agree}/{pair.seeds}", _detectable(pair.difference)]
-            lines.append([name, label(judged.column), verdict, *figures])
+            lines.append([name, verdict, label(judged.column), *figures])
     caption = (
         f"Expected trends on {dataset}: held or not held where neighbours differ at p < 0.05 (two-sided, not"
         " corrected), else undecided at this n; seeds: those in which the first is higher"
     )
-    header = ["expected", "column", "verdict", "difference", "95 % interval", "p", "seeds", "detectable"]
+    header = ["expected", "verdict", "column", "difference", "95 % interval", "p", "seeds", "detectable"]
     return Grid(caption, header, lines, names=3) if lines else None
 
 

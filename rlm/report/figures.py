@@ -12,9 +12,9 @@ from rlm.report.results import source_of
 from rlm.report.summary import Summary
 
 _REFRESH = {
-    "index_age": "age of the index, in steps since its snapshot",
-    "agreement": "agreement: share of the top k that the live encoder also finds",
-    "churn": "churn: share of the top k that a new index changes",
+    "index_age": "age of the index, in optimizer steps",
+    "agreement": "agreement: share of the top k still found",
+    "churn": "churn: share of the top k changed by a swap",
 }
 _STEPS_SHOWN = 12
 

@@ -17,7 +17,8 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.5
 h3 { font-size: 1rem; margin: 2rem 0 0.5rem; }
 p, li { max-width: 44rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
+/* Collapsed borders would stay behind when the first column sticks. */
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 caption { text-align: left; padding-bottom: 0.4rem; }
 caption span { display: block; max-width: min(44rem, calc(100vw - 2rem)); position: sticky; left: 0; }
 th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; font-weight: normal; vertical-align: top; }
@@ -25,8 +26,8 @@ th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; b
                  white-space: normal; min-width: 8.5rem; }
 .name { text-align: left; }
 thead th { font-weight: 600; vertical-align: bottom; white-space: normal; }
-thead tr { border-bottom: 2px solid var(--rule); } tfoot tr { border-top: 2px solid var(--rule); }
-tbody tr + tr { border-top: 1px solid var(--rule); }
+thead th { border-bottom: 2px solid var(--rule); } tfoot > tr > * { border-top: 2px solid var(--rule); }
+tbody > tr + tr > * { border-top: 1px solid var(--rule); }
 figure { margin: 0.5rem 0; max-width: 36rem; }
 svg.plot { display: block; width: 100%; height: auto; }
 svg.plot text { font-family: inherit !important; }

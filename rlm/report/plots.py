@@ -24,9 +24,9 @@ DASHES = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
 # Matplotlib knows no variables: these colours stand for the page's own until the SVG is written.
 _INK, _SERIES = "#fd0000", "#fe00{:02x}"
 _WIDTH = 5.0
-"""Inches: 360 points, so that text of 10 points has nearly that size on a phone."""
+"""Inches: 360 points, so that text of 11 points has nearly that size on a phone."""
 _COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-_RC: Any = {"svg.fonttype": "none", "svg.hashsalt": "rlm", "font.size": 10, "axes.titlesize": 10}
+_RC: Any = {"svg.fonttype": "none", "svg.hashsalt": "rlm", "font.size": 11, "axes.titlesize": 11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
         axes = figure.add_subplot()
         for y, bar in enumerate(bars):
             found = bar.estimate
-            axes.barh(y, found.mean, height=0.34, color=_SERIES.format(bar.row % len(LIGHT)))
+            axes.barh(y, found.mean, height=0.34, color=_SERIES.format(bar.row % len(LIGHT)), alpha=0.45)
             axes.plot([found.low, found.high], [y, y], color=_INK, linewidth=1.5, marker="|", markersize=7)
             if len(bar.seeds) > 1:
                 axes.plot(bar.seeds, [y + 0.24] * len(bar.seeds), ".", color=_INK, markersize=4)
             if bar.reported is not None:
                 axes.plot(bar.reported, y, "D", markerfacecolor="none", markeredgecolor=_INK, markersize=7)
-            axes.text(0, y - 0.24, textwrap.shorten(bar.name, 48, placeholder=" …"), va="bottom")
+            axes.text(0, y - 0.24, textwrap.shorten(bar.name, 44, placeholder=" …"), va="bottom")
             axes.text(1, y - 0.24, f"{found.mean:.1f}", va="bottom", ha="right", transform=axes.get_yaxis_transform())
         axes.set_ylim(len(bars) - 0.5, -0.75)
         axes.set_yticks([])
@@ -73,7 +73,7 @@ def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
         axes.set_xlim(0, 1.04 * max(max(bar.estimate.high, bar.reported or 0, *bar.seeds) for bar in bars) or 1)
         axes.set_xlabel("percent")
 
-    return _svg(draw, 0.7 + 0.48 * len(bars), title, description, prefix)
+    return _svg(draw, 0.75 + 0.5 * len(bars), title, description, prefix)
 
 
 def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description: str, prefix: str) -> str:
