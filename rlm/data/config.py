@@ -14,8 +14,9 @@ class EncyclopediaSource:
     world_seed: int = 0
     edition: Literal["first", "second"] = "first"
     """The second edition differs from the first in some facts (REALM, Table 4)."""
-    stream: Literal["passages", "news"] = "passages"
-    """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z)."""
+    stream: Literal["passages", "news", "language"] = "passages"
+    """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z); `language` is
+    both and the training questions, for a tokenizer that knows every word."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +44,12 @@ class HubSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedTokenizer:
-    """Lower-cased WordPiece trained on the corpus."""
+    """Lower-cased WordPiece, trained."""
 
     kind: Literal["trained"] = "trained"
     vocab_size: int = 4096
+    source: EncyclopediaSource | FilesSource | HubSource | None = None
+    """Text it is trained on; None takes the corpus."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -113,7 +113,7 @@ class World:
         return f"The {_ADJECTIVES[scattered % len(_ADJECTIVES)]} {_NOUNS[scattered // len(_ADJECTIVES)]}{of}"
 
     def short(self, kind: str, number: int) -> str:
-        """What the news and half of the questions call it."""
+        """What it is called where it was named before, and half of the time in the news and in questions."""
         name = self.name(kind, number)
         if kind == "person":
             given, surname = name.split()
@@ -138,35 +138,33 @@ class World:
             return f"{1 + _pick(28, *keys, 1)} {_MONTHS[_pick(12, *keys, 2)]} {1700 + _pick(250, *keys)}"
         return self.name(relation.object, _pick(self._count[relation.object], *keys))
 
-    def pronoun(self, entity: int) -> str:
-        """How the second sentence of a passage begins."""
-        kind, number = self.kind(entity)
-        if kind == "person":
-            return ("She", "He")[_GIVEN.index(self.name(kind, number).split()[0]) % 2]
-        return {"town": "The town", "company": "The company", "work": "The play"}[kind]
-
 
 def _code(name: str) -> int:
     return int.from_bytes(name.encode()[:7], "little")
 
 
 def passages(source: EncyclopediaSource) -> Iterator[Passage]:
-    """The encyclopedia's passages or the news articles, in a fixed order."""
+    """The encyclopedia's passages, the news articles, or both and the training questions, in a fixed order."""
     world = World(source)
-    yield from _news(world) if source.stream == "news" else _entries(world)
+    if source.stream != "news":
+        yield from _entries(world)
+    if source.stream != "passages":
+        yield from _news(world)
+    if source.stream == "language":
+        yield from (Passage(question.id, "", question.question) for question in questions(source, "train"))
 
 
 def _entries(world: World) -> Iterator[Passage]:
     for entity in range(world.entities):
-        name, pronoun = world.name(*world.kind(entity)), world.pronoun(entity)
+        names = [naming(*world.kind(entity)) for naming in (world.name, world.short)]
         relations = world.relations(entity)
         for part in range(0, len(relations), RELATIONS_PER_PASSAGE):
             told = relations[part : part + RELATIONS_PER_PASSAGE]
             sentences = [
-                relation.entry.format(s=name if place == 0 else pronoun, o=world.object(entity, relation))
+                _sentence(relation.entry.format(s=names[place % 2], o=world.object(entity, relation)))
                 for place, relation in enumerate(told)
             ]
-            yield Passage(f"{entity}-{part // RELATIONS_PER_PASSAGE}", name, " ".join(sentences))
+            yield Passage(f"{entity}-{part // RELATIONS_PER_PASSAGE}", names[0], " ".join(sentences))
 
 
 def _news(world: World) -> Iterator[Passage]:

@@ -20,7 +20,8 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     else:
 
         def texts() -> Iterator[str]:
-            return (text for record in read_passages(corpus.source, data) for text in (record.title, record.text))
+            source = getattr(config["tokenizer"], "source", None) or corpus.source
+            return (text for record in read_passages(source, data) for text in (record.title, record.text))
 
         tokenizer = make_tokenizer(config["tokenizer"], texts)
     return write_corpus(folder, _watched(read_passages(corpus.source, data), corpus.source, context), tokenizer, corpus)

@@ -1,6 +1,8 @@
 """From an experiment's configuration to its stages (imports nothing heavy)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlm.data.config import (
     CorpusConfig,
@@ -39,7 +41,12 @@ class RealmExperiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content) -> dict[str, Stage]:
+def _tokenizer_content(tokenizer: TokenizerConfig, content: Callable[[Any], str]) -> str:
+    source = tokenizer.source if isinstance(tokenizer, TrainedTokenizer) else None
+    return content(source) if source is not None else ""
+
+
+def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content: Callable[[Any], str]) -> dict[str, Stage]:
     """The stages of one cell by role; equal stages of other cells have equal keys.
 
     Args:
@@ -52,7 +59,7 @@ def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content) 
     corpus = Stage(
         name="corpus",
         config={"corpus": e.corpus, "tokenizer": e.tokenizer},
-        content=content(e.corpus.source),
+        content=content(e.corpus.source) + _tokenizer_content(e.tokenizer, content),
     )
     text = corpus
     if e.pretraining_text is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 
 from rlm.config import Runtime
 from rlm.data.corpus import Corpus
@@ -31,7 +31,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     batches = QuestionBatches(question_tokens(corpus, questions), finetune.training.batch_size, context.seed)
     metrics = fit(module, batches, finetune.training, folder, context)
     module.retriever.save(folder / "retriever")
-    save_file(module.reader.state_dict(), folder / "reader.safetensors")
+    save_model(module.reader, folder / "reader.safetensors")  # knows of the tied embeddings
     return metrics
 
 
@@ -60,5 +60,5 @@ def build_open_qa(
 def load_open_qa(config: Any, folder: Path, index: Path, corpus: Corpus, runtime: Runtime) -> OpenQa:
     """A fine-tuned reader and question encoder, ready to predict."""
     module = build_open_qa(config, None, folder, index, corpus, runtime)
-    module.reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    load_model(module.reader, folder / "reader.safetensors")
     return module.to(torch.device(accelerator(runtime))).eval()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from rlm.data.config import RulesTagger, TaggerConfig
+from rlm.data.config import RulesTagger, SpacyTagger, TaggerConfig
 from rlm.data.corpus import Corpus
 from rlm.data.salient_spans import Tagger, align, find_dates, tag_capitalised, without_overlaps
 from rlm.data.sentences import sentence_spans
