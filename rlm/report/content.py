@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from rlm.report.results import Cost
-from rlm.report.statistics import Difference
+from rlm.report.statistics import RESAMPLES, Difference
 from rlm.report.summary import Summary
 
 ABSENT = "–"
@@ -129,13 +129,12 @@ def _questions(summary: Summary, row: str, dataset: str) -> str:
 
 def _legend(summary: Summary, dataset: str) -> str:
     table = summary.table
+    several = len(table.seeds) > 1
     sentences = [
-        f"Mean over {len(table.seeds)} seeds ± standard deviation between them."
-        if len(table.seeds) > 1
-        else "One seed.",
+        f"Mean over {len(table.seeds)} seeds ± standard deviation between them." if several else "One seed.",
         f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
-        " (paired bootstrap over questions, 10,000 resamples, seeds averaged).",
-        "Intervals and tests tell what other questions would show; what other seeds would, the deviation tells.",
+        f" (paired bootstrap over questions, {RESAMPLES:,} resamples{', seeds averaged' if several else ''}).",
+        "Intervals and tests tell what other questions would show, not what other seeds would.",
         "Cost: core-seconds, or GPU-seconds of stages on one; work that rows share is counted once, at the first row"
         " that uses it.",
     ]
@@ -217,7 +216,7 @@ def _figures(difference: Difference) -> list[str]:
 
 
 def _signed(points: float) -> str:
-    return f"{points:+.1f}".replace("-", "−")
+    return "0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
 
 
 def _detectable(difference: Difference) -> str:

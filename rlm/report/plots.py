@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rlm.report.curves import Curve
 from rlm.report.statistics import Estimate
@@ -95,6 +96,7 @@ def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description
                 )
             axes.set_title(panel.title, loc="left")
             axes.margins(x=0.02)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         grid[-1].set_xlabel("optimizer step")
 
     return _svg(draw, 0.5 + 1.75 * len(panels), title, description, prefix)

@@ -65,6 +65,7 @@ def test_markdown__gives_differences_and_trends(finished: Finished) -> None:
     assert differences["REALM retriever + baseline encoder"][1] == "same stages"
     trends = _table_lines(printed, "Expected trends")
     assert trends["REALM > Baseline (ORQA)"][0] == "held"
+    assert trends["REALM > Baseline (ORQA)"][2].startswith("+")
     assert trends["– REALM with random span masks > REALM with random uniform masks"][0] == "not held"
 
 
