@@ -61,6 +61,7 @@ _INNER = (
     r"(?:(?:al|and\sthe|bin|da|de|del|della|den|der|des|di|do|dos|du|el|ibn|la|las|le|los|of|the|van|von|y|zu|&)\s)"
 )
 _RUN = re.compile(rf"(?<![\w.]){_WORD}(?:\s?{_WORD}|\s{_INNER}{{1,2}}{_WORD})*(?:[\s-]\d{{1,3}}(?![\w%]|[.,]\d))?")
+_COMMON_OF = re.compile(r"\S+\sof\s(?:the\s)?")
 _LETTER = re.compile(r"\w")
 _FUNCTION_WORDS = """
     a about above according across after again against all along already also although am among an and another
@@ -81,14 +82,15 @@ _NO_NAMES = frozenset(_FUNCTION_WORDS.split())
 def tag_capitalised(passages: Sequence[Sequence[str]]) -> list[list[CharSpan]]:
     """Runs of capitalised words, with inner `of`, `the`, `von`, ..., initials, and a number after them.
 
-    Function words at a run's start are left out. A single word that begins a sentence counts only where it has a
-    second capital letter, or its passage has it capitalised inside a sentence too.
+    Function words at a run's start are left out. The first word of a sentence may be a common one where it stands
+    alone, or before `of` ("Friends of Ada Lovelace"): then it counts only where it has a second capital letter, or its
+    passage has it capitalised inside a sentence too.
     """
     return [spans for sentences in passages for spans in _capitalised(sentences)]
 
 
 def _capitalised(sentences: Sequence[str]) -> list[list[CharSpan]]:
-    found: list[list[tuple[CharSpan, str | None]]] = []  # the word, where it alone begins its sentence
+    found: list[list[tuple[str | None, int, int, int]]] = []  # doubtful word; start with and without it, end
     seen_inside: set[str] = set()
     for sentence in sentences:
         found.append([])
@@ -98,11 +100,22 @@ def _capitalised(sentences: Sequence[str]) -> list[list[CharSpan]]:
             while words and words[0].lower() in _NO_NAMES:
                 begins = False
                 start += len(words.pop(0)) + 1
-            if words and not words[0].isdigit():  # a number stays where a function word went
-                alone = words[0] if begins and len(words) == 1 and words[0][1:].islower() else None
-                found[-1].append((CharSpan(start, match.end(), "PHRASE"), alone))
-                seen_inside.update(words[begins:])
-    return [[span for span, alone in spans if alone is None or alone in seen_inside] for spans in found]
+            if not words or words[0].isdigit():  # a number stays where a function word went
+                continue
+            seen_inside.update(words[begins:])
+            doubtful, rest = None, start
+            if begins and words[0][1:].islower():
+                if len(words) == 1:
+                    doubtful, rest = words[0], match.end()
+                elif words[1] == "of":
+                    doubtful, rest = words[0], _COMMON_OF.match(sentence, start).end()  # type: ignore[union-attr]
+            found[-1].append((doubtful, start, rest, match.end()))
+    tagged = []
+    for runs in found:
+        starts = [rest if word and word not in seen_inside else start for word, start, rest, _ in runs]
+        ends = [end for *_, end in runs]
+        tagged.append([CharSpan(a, b, "PHRASE") for a, b in zip(starts, ends, strict=True) if a < b])
+    return tagged
 
 
 def without_overlaps(spans: Iterable[CharSpan]) -> list[CharSpan]:

@@ -68,6 +68,9 @@ def test_tag_capitalised__finds_phrases_inside_a_sentence(sentence: str, found: 
         ("About 214 tons fell.", []),
         ("NASA launched it.", ["NASA"]),
         ('"Rain fell" was a song.', []),
+        ("Friends of Ada Lovelace met.", ["Ada Lovelace"]),
+        ("Friends of the Tower met.", ["Tower"]),
+        ("Ludwig van Beethoven and Marks & Spencer", ["Ludwig van Beethoven", "Marks & Spencer"]),
     ],
 )
 def test_tag_capitalised__doubts_the_first_word_of_a_sentence(sentence: str, found: list[str]) -> None:
@@ -76,6 +79,7 @@ def test_tag_capitalised__doubts_the_first_word_of_a_sentence(sentence: str, fou
 
 def test_tag_capitalised__believes_a_first_word_that_its_passage_has_inside_a_sentence() -> None:
     assert phrases("Lovelace wrote.", "We met Ada Lovelace.", "Wrote she?") == [["Lovelace"], ["Ada Lovelace"], []]
+    assert phrases("Bank of England notes.", "A Bank.") == [["Bank of England"], ["Bank"]]
     other_passages = tag_capitalised([["Lovelace wrote."], ["We met Ada Lovelace."]])
     assert [len(spans) for spans in other_passages] == [0, 1]
 
