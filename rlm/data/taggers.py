@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rlm.data.config import TokenClassificationTagger
 from rlm.data.conll import TaggedSentence, read_conll, span_f1, tag_spans
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 BATCH = 64  # sentences tagged at a time
 WARMUP = 0.1  # share of the training steps, as BERT's fine-tuning
 LOG_EVERY = 10  # training steps
+# The words of CoNLL's files: U.S. and O'Brien whole, the possessive 's and other marks apart.
+_WORD = re.compile(r"(?:[^\W\d_]\.){2,}|[A-Z]\.(?=\s)|\w+(?:[-'’](?!s\b)\w+)*|['’]s\b|[^\w\s]")
 _AMOUNTS = {"CARDINAL", "MONEY", "ORDINAL", "PERCENT", "QUANTITY", "TIME"}
 
 
@@ -89,9 +90,10 @@ class TokenClassifier:
         """Word pieces that the model reads at once; it sees no entities beyond."""
         return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
 
-    def encode(self, texts: Sequence[Any], **options: Any) -> Any:
-        """Word pieces of sentences, or of their words with `is_split_into_words`, cut to what the model reads."""
-        return self.tokenizer(list(texts), truncation=True, max_length=self.longest, **options)
+    def encode(self, sentences: Sequence[Sequence[str]]) -> Any:
+        """Word pieces of the words of sentences, cut to what the model reads."""
+        words = [list(sentence) for sentence in sentences]
+        return self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=self.longest)
 
     def precision(self) -> torch.autocast:
         """Autocast to bfloat16, where it is fast."""
@@ -104,60 +106,42 @@ class TokenClassifier:
         inputs = {name: [encoded[name][row] for row in rows] for name in self.tokenizer.model_input_names}
         return self.tokenizer.pad(inputs, return_tensors="pt").to(self.model.device)
 
-    def piece_labels(self, encoded: Any) -> list[list[str]]:
-        """The label of each word piece; rows of like length are computed together."""
+    def tags(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The tag of each word of sentences; those of like length are computed together."""
         import torch
 
         names = self.model.config.id2label
-        lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-        order = np.argsort(lengths, kind="stable").tolist()
-        found: list[list[str]] = [[] for _ in order]
+        encoded = self.encode(sentences)
+        order = sorted(range(len(sentences)), key=lambda row: len(encoded["input_ids"][row]))
+        found = [["O"] * len(sentence) for sentence in sentences]
         for first in range(0, len(order), BATCH):
             rows = order[first : first + BATCH]
             with torch.inference_mode(), self.precision():
                 best = self.model(**self.batch(encoded, rows)).logits.argmax(-1).tolist()
             for row, labels in zip(rows, best, strict=True):
-                found[row] = [names[label] for label in labels[: lengths[row]]]
+                for piece, word in _first_pieces(encoded.word_ids(row)):
+                    found[row][word] = names[labels[piece]]
         return found
 
     def __call__(self, passages: Sequence[Sequence[str]]) -> list[list[CharSpan]]:
         """Entities of each sentence, in characters."""
-        encoded = self.encode(list(chain.from_iterable(passages)), return_offsets_mapping=True)
-        spans = []
-        for row, labels in enumerate(self.piece_labels(encoded)):
-            words = _words(encoded.word_ids(row))
-            offsets = encoded["offset_mapping"][row]
-            tags = [labels[first] for first, _ in words]
-            spans.append(
-                [
-                    CharSpan(offsets[words[start][0]][0], offsets[words[end - 1][1] - 1][1], kind)
-                    for start, end, kind in tag_spans(tags)
-                ]
-            )
-        return spans
+        words = [list(_WORD.finditer(sentence)) for sentence in chain.from_iterable(passages)]
+        tags = self.tags([[word.group() for word in sentence] for sentence in words])
+        return [
+            [CharSpan(found[start].start(), found[end - 1].end(), kind) for start, end, kind in tag_spans(row)]
+            for found, row in zip(words, tags, strict=True)
+        ]
 
     def score(self, sentences: Sequence[TaggedSentence]) -> dict[str, float]:
         """Span precision, recall and F1; words beyond what the model reads count as `O`."""
-        encoded = self.encode([sentence.words for sentence in sentences], is_split_into_words=True)
-        predicted = []
-        for row, labels in enumerate(self.piece_labels(encoded)):
-            tags = ["O"] * len(sentences[row].words)
-            word_ids = encoded.word_ids(row)
-            for first, _ in _words(word_ids):
-                tags[word_ids[first]] = labels[first]
-            predicted.append(tags)
-        return span_f1([sentence.tags for sentence in sentences], predicted)
+        return span_f1([sentence.tags for sentence in sentences], self.tags([sentence.words for sentence in sentences]))
 
 
-def _words(word_ids: Sequence[int | None]) -> list[tuple[int, int]]:
-    """First and last (exclusive) word piece of each word; special tokens belong to none."""
-    words: list[tuple[int, int]] = []
-    for i, word in enumerate(word_ids):
-        if word is not None and i and word == word_ids[i - 1]:
-            words[-1] = (words[-1][0], i + 1)
-        elif word is not None:
-            words.append((i, i + 1))
-    return words
+def _first_pieces(word_ids: Sequence[int | None]) -> Iterator[tuple[int, int]]:
+    """The first word piece of each word, and the word."""
+    for piece, word in enumerate(word_ids):
+        if word is not None and (piece == 0 or word != word_ids[piece - 1]):
+            yield piece, word
 
 
 def _load(name: str, revision: str | None, **options: Any) -> tuple[Any, Any]:
@@ -171,7 +155,7 @@ def _load(name: str, revision: str | None, **options: Any) -> tuple[Any, Any]:
     try:
         with _quiet():
             model = AutoModelForTokenClassification.from_pretrained(locate(name), revision=revision, **options)
-            tokenizer = AutoTokenizer.from_pretrained(locate(name), revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(locate(name), revision=revision, add_prefix_space=True)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"salient_spans.name: `{name}` is no folder with a checkpoint and the hub did not give one ({error}); "
@@ -209,7 +193,7 @@ def train_token_classifier(
     """Train a token classifier on all files but the last, and score it on the last after each epoch.
 
     AdamW, linear decay after a warm-up over the first tenth of the steps (Devlin et al. 2019, section 5.3, whose
-    tagger REALM uses). Every piece of a word is trained, so that tagging does not depend on where words are split.
+    tagger REALM uses); the first word piece of each word is labelled, as there.
 
     Returns:
         The tagger after the last epoch, and its precision, recall and F1 on the last file.
@@ -234,7 +218,7 @@ def train_token_classifier(
     # a tagger of other labels is an encoder to start from, too
     model, tokenizer = _load(config.name, config.revision, ignore_mismatched_sizes=True, **labels)
     tagger = TokenClassifier(model.to(device), tokenizer, half)
-    encoded = tagger.encode([sentence.words for sentence in sentences], is_split_into_words=True)
+    encoded = tagger.encode([sentence.words for sentence in sentences])
     targets = [_targets(encoded.word_ids(row), sentence.tags, ids) for row, sentence in enumerate(sentences)]
 
     steps = config.epochs * -(-len(sentences) // config.batch_size)
@@ -270,13 +254,8 @@ def train_token_classifier(
 
 
 def _targets(word_ids: Sequence[int | None], tags: Sequence[str], ids: Mapping[str, int]) -> list[int]:
-    """Label of each word piece: its word's, continued by the pieces after the first; -100 where there is no word."""
-    found = []
-    for i, word in enumerate(word_ids):
-        if word is None:
-            found.append(-100)
-        elif i and word == word_ids[i - 1] and tags[word] != "O":
-            found.append(ids[f"I-{tags[word][2:]}"])
-        else:
-            found.append(ids[tags[word]])
-    return found
+    """The label of each first word piece, -100 elsewhere."""
+    targets = [-100] * len(word_ids)
+    for piece, word in _first_pieces(word_ids):
+        targets[piece] = ids[tags[word]]
+    return targets
