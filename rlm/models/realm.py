@@ -42,6 +42,7 @@ def masked_language_model(config: EncoderConfig, vocab_size: int) -> BertForMask
             max_position_embeddings=config.max_positions,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
+            initializer_range=config.initial_std,
         )
         return BertForMaskedLM(bert)
     model = AutoModelForMaskedLM.from_pretrained(locate(config.name), revision=config.revision)
@@ -84,17 +85,17 @@ class KnowledgeAugmentedEncoder(nn.Module):
             targets: their vocabulary ids, [batch, masks].
 
         Returns:
-            [batch, passages, masks]; meaningless where `positions` is -1.
+            [batch, passages, masks]; 0 where `positions` is -1.
         """
         batch, masks = positions.shape
         hidden = self.hidden(**rows)
         hidden = hidden.unflatten(0, (batch, -1))
-        passages = hidden.shape[1]
-        # [batch, passages, masks, hidden]; + 1 for [CLS]
-        index = (positions.clamp(min=0) + 1).view(batch, 1, masks, 1).expand(-1, passages, -1, hidden.shape[-1])
-        logits = self.model.cls(hidden.gather(2, index)).float()
-        chosen = logits.gather(3, targets.view(batch, 1, masks, 1).expand(-1, passages, -1, -1)).squeeze(3)
-        return chosen - logits.logsumexp(dim=3)
+        row, column = torch.nonzero(positions >= 0, as_tuple=True)
+        # the head is most of a small model's work: only on masked word pieces, [masked, passages, hidden]; + 1 for [CLS]
+        logits = self.model.cls(hidden[row, :, positions[row, column] + 1]).float()
+        index = targets[row, column].view(-1, 1, 1).expand(-1, logits.shape[1], -1)
+        log_p = logits.gather(2, index).squeeze(2) - logits.logsumexp(dim=2)
+        return log_p.new_zeros(batch, masks, hidden.shape[1]).index_put((row, column), log_p).transpose(1, 2)
 
 
 def reader_rows(

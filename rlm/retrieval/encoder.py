@@ -46,6 +46,7 @@ def encoder_config(config: EncoderConfig, vocab_size: int) -> PretrainedConfig:
             max_position_embeddings=config.max_positions,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
+            initializer_range=config.initial_std,
         )
     found = AutoConfig.from_pretrained(locate(config.name), revision=config.revision)
     if found.vocab_size != vocab_size:
