@@ -180,8 +180,8 @@ class Exact(Index):
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
         error = SLACK * (error + rounding * length * (self._norm + self._residual)) + 1e-30
         half_a_unit = torch.finfo(low.dtype).eps / 2
-        floor = (reached - SLACK * half_a_unit * reached.abs() - 2 * error).to(low.dtype)
-        return torch.nextafter(floor, torch.full_like(floor, -torch.inf))
+        # rounding keeps order: a score that is not below this before it is rounded is not below it after
+        return (reached.double() - SLACK * half_a_unit * reached.abs() - 2 * error).to(low.dtype)
 
     def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """Passages of the groups that begin at `first` whose scanned score reaches the floor of their query."""
