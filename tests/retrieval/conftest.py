@@ -1,12 +1,20 @@
 """What the tests of retrieval share: a brute-force twin, and embeddings of several kinds."""
 
+import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from rlm.data.tokens import Ragged, SpecialTokens
+from rlm.retrieval.config import DualEncoderConfig, ScratchEncoder
+from rlm.retrieval.encoder import DualEncoder
+
+VOCABULARY = 90
 Twin = Callable[[NDArray, NDArray, int], tuple[NDArray, NDArray]]
 
 
@@ -32,3 +40,32 @@ def topics() -> tuple[NDArray[np.float32], torch.Tensor]:
     embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
     queries = embeddings[rng.integers(3000, size=20)] + 0.1 * rng.standard_normal((20, 32))
     return embeddings, torch.from_numpy(queries.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def small_corpus() -> tuple[Ragged, Ragged, SpecialTokens]:
+    """Word pieces of 60 bodies and their titles, of very unequal lengths, and the special tokens."""
+    rng = np.random.default_rng(0)
+    bodies = [rng.integers(4, VOCABULARY, length).tolist() for length in [0, 1, 70, *rng.integers(2, 40, 57)]]
+    titles = [rng.integers(4, VOCABULARY, length).tolist() for length in rng.integers(0, 6, 60)]
+    return Ragged.from_rows(bodies, np.uint8), Ragged.from_rows(titles, np.uint8), SpecialTokens(1, 2, 0, 3)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(small_corpus, tmp_path_factory) -> Path:
+    """The files of a corpus stage that embedding it needs."""
+    folder = tmp_path_factory.mktemp("corpus")
+    tokens, titles, special = small_corpus
+    tokens.save(folder, "tokens")
+    titles.save(folder, "titles")
+    described = {"special": dataclasses.asdict(special), "vocab_size": VOCABULARY}
+    (folder / "corpus.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dual_encoder() -> DualEncoder:
+    """Random weights: two layers of width 32, projected to 16."""
+    torch.manual_seed(0)
+    encoder = ScratchEncoder(layers=2, hidden_size=32, heads=2, max_positions=64)
+    return DualEncoder(DualEncoderConfig(encoder=encoder, projection=16, passage_tokens=48), VOCABULARY).eval()
