@@ -51,7 +51,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 class Exact(Index):
-    """Every passage is compared; the ids, and their order, are those of a search in float64.
+    """Every passage is compared; the ids, and their order, are those of a search in float64. One search at a time: it
+    uses memory that is kept for the next.
 
     Args:
         config: `dtype` of the scan; bfloat16 halves its memory (a copy of the embeddings) and is used where the device
@@ -110,12 +111,9 @@ class Exact(Index):
         step = max(PADDING, min(QUERIES, held))
         parts = [self._best(queries[start : start + step], k) for start in range(0, len(queries), step)]
         if not parts:
-            shape = (0, k)
-            return torch.empty(shape, dtype=torch.float64, device=self.device), torch.empty(
-                shape, dtype=torch.int64, device=self.device
-            )
-        scores, ids = zip(*parts, strict=True)
-        return torch.cat(scores), torch.cat(ids)
+            nothing = torch.zeros(0, k, dtype=torch.int64, device=self.device)
+            return nothing.double(), nothing
+        return torch.cat([scores for scores, _ in parts]), torch.cat([ids for _, ids in parts])
 
     def _widths(self, k: int) -> tuple[int, int]:
         """Passages in a group, and groups in a group of groups; powers of two."""
@@ -173,9 +171,9 @@ class Exact(Index):
         """The least scanned score that one of the k best may have, where k passages' scanned scores are `reached`."""
         rounding = self.dim * 2.0**-22
         if low.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-            rounding += 2.0**-7  # the factors may be rounded to bfloat16
+            rounding += 2.0**-6  # both factors may be rounded to bfloat16
         if low.dtype == torch.bfloat16 and low.is_cuda:
-            rounding += 2.0**-7  # partial sums may be
+            rounding += 2.0**-6  # partial sums may be
         length = low.float().norm(dim=1)
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
         error = SLACK * (error + rounding * length * (self._norm + self._residual)) + 1e-30

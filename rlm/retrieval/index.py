@@ -139,7 +139,7 @@ def read_description(folder: Path) -> tuple[IndexConfig, dict[str, Any]]:
         config = KINDS[plain["kind"]](**plain)
         files = described["files"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no index, or a damaged one ({error!r}); delete the folder and build it again") from error
+        raise ValueError(f"{path}: no index, or a damaged one ({error!r}); delete {folder}, build it again") from error
     for name, size in files:
         found = (folder / name).stat().st_size if (folder / name).exists() else None
         if found != size:
