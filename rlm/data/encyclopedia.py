@@ -33,7 +33,7 @@ _VOWELS = "a e i o u ai ea".split()
 _SURNAME_ENDS = "bert dal gan lock mond ner rick son tall vik".split()
 _TOWN_ENDS = "bury dale ford ham holm mere port stead wick worth".split()
 _TOWN_FORMS = "Cross Heath Quay Vale".split()
-_COMPANY_ENDS = "Bros Foundry Mills Works".split()
+_COMPANY_ENDS = "Brewery Foundry Mills Works".split()
 _GIVEN = (
     "Ada Abel Bela Boris Clara Cyrus Dora Dennis Elsa Emil Freya Felix Greta Gideon Hilda Hugo Ines Isaac Julia Jonas "
     "Karin Kaspar Lena Leo Maud Milo Nora Noel Olga Otto Petra Paul Rosa Rufus Selma Silas Tilda Tobias Vera Victor"
