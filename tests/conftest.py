@@ -31,3 +31,11 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: set RLM_DATA to a folder with qa/, wiki/ and ner/ (looked at {folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The encyclopedia of 60 entities as a corpus, with its salient spans and questions (`tests.worlds.TinyWorld`)."""
+    from tests.worlds import write_world
+
+    return write_world(tmp_path_factory.mktemp("world"))
