@@ -12,6 +12,8 @@ from typing import Any
 from rlm import __version__
 from rlm.errors import ConfigError, StageError
 
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""Environment of this process and those it starts: only our own progress is shown."""
 REFUSED = 2
 """Exit code of bad input: nothing was started."""
 
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted.
     """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     options = parser().parse_args(arguments)
     if options.command is None:
         parser().print_help()

@@ -144,4 +144,3 @@ class SalientSpans:
 MaskingConfig = UniformTokens | RandomSpans | SalientSpans
 TaggerConfig = RulesTagger | SpacyTagger | TokenClassificationTagger
 TokenizerConfig = TrainedTokenizer | PretrainedTokenizer
-

@@ -106,8 +106,10 @@ def write_corpus(folder: Path, records: Iterable[Passage], tokenizer: Any, confi
         texts.append([packed.passage for packed in chunk])
         lengths = [len(packed.tokens) + len(packed.title) + SPECIAL_TOKENS for packed in chunk]
         pieces, long = pieces + sum(lengths), long + sum(length > config.max_tokens for length in lengths)
-    for writer in (*writers.values(), identities, texts):
+    for writer in writers.values():
         writer.close()
+    identities.close()
+    texts.close()
     count = identities.count
     if not count:
         raise ValueError("the corpus has no passages; check `corpus.source`")

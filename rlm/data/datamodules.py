@@ -224,7 +224,7 @@ class _Steps(Dataset[dict[str, Any]]):
         return self.batches(step, self.rank, self.world)
 
 
-def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
@@ -254,9 +254,7 @@ class StepDataModule(pl.LightningDataModule):
         dataset = _Steps(self.batches, trainer.global_rank, trainer.world_size)
         sampler = _From(trainer.global_step, self.steps)
         # without a collate function torch would turn every array into a tensor
-        return DataLoader(
-            dataset, batch_size=None, sampler=sampler, num_workers=self.workers, collate_fn=_unchanged
-        )
+        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers, collate_fn=_unchanged)
 
 
 def special_tokens(tokenizer: Any) -> SpecialTokens:

@@ -64,7 +64,7 @@ def _pick(count: int, *keys: int) -> int:
 
 def _stem(number: int) -> str:
     """A pronounceable beginning of a name; numbers below 140 squared give two syllables, others more."""
-    syllables = []
+    syllables: list[str] = []
     base = len(_ONSETS) * len(_VOWELS)
     number = number * 8_117 + 4_871  # neighbours should not look alike
     while number or len(syllables) < 2:
@@ -101,9 +101,9 @@ class World:
             ending = _SURNAME_ENDS[family % len(_SURNAME_ENDS)]
             return f"{given} {_stem(family // len(_SURNAME_ENDS) * 7 + salt).capitalize()}{ending}"
         if kind == "town":
-            form, ending = number % len(_TOWN_FORMS), number // len(_TOWN_FORMS)
-            stem = _stem(ending // len(_TOWN_ENDS) * 7 + salt + 3).capitalize()
-            return f"{stem}{_TOWN_ENDS[ending % len(_TOWN_ENDS)]} {_TOWN_FORMS[form]}"
+            place, form = divmod(number, len(_TOWN_FORMS))
+            stem = _stem(place // len(_TOWN_ENDS) * 7 + salt + 3).capitalize()
+            return f"{stem}{_TOWN_ENDS[place % len(_TOWN_ENDS)]} {_TOWN_FORMS[form]}"
         if kind == "company":
             ending = _COMPANY_ENDS[2 * (number % 2) + _pick(2, self.seed, number)]
             return f"{_stem(number // 2 * 7 + salt + 5).capitalize()} {ending}"

@@ -96,7 +96,7 @@ class GoldAnswers:
             limit: word pieces read of a passage.
 
         Returns:
-            Arrays of [occurrences]: row of the batch, column of `passages`, first word piece, and the one after the last.
+            Arrays of [occurrences]: row of the batch, column of `passages`, first word piece, one after the last.
         """
         batch: list[tuple[int, int, int, int]] = []
         for i, (question, row) in enumerate(zip(questions, passages, strict=True)):

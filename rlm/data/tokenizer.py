@@ -50,8 +50,8 @@ def make_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) 
 def _train(vocab_size: int, texts: Callable[[], Iterable[str]]) -> dict[str, int]:
     """A WordPiece vocabulary.
 
-    The trainer numbers the letters inside words in the order of a randomly seeded hash table, and breaks ties by number;
-    naming them in advance makes the result the same each time.
+    The trainer numbers the letters inside words in the order of a randomly seeded hash table, and breaks ties by
+    number; naming them in advance makes the result the same each time.
     """
     trainer = BertWordPieceTokenizer(lowercase=True)
     letters: set[str] = set()

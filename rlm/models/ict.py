@@ -24,7 +24,9 @@ class InverseCloze(pl.LightningModule):
         passages = self.retriever.embed_passage(**batch["passages"])
         if self.trainer.world_size > 1:
             # [world * batch, dim], with gradient to every rank's passages
-            passages = self.all_gather(passages, sync_grads=True).flatten(0, 1)
+            gathered = self.all_gather(passages, sync_grads=True)
+            assert isinstance(gathered, Tensor)
+            passages = gathered.flatten(0, 1)
         # [batch, world * batch]
         scores = queries.float() @ passages.float().T
         own = torch.arange(len(queries), device=scores.device) + self.global_rank * len(queries)

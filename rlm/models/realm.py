@@ -1,6 +1,5 @@
 """REALM pre-training (Guu et al. 2020, 2002.08909): masked tokens predicted from retrieved passages."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,7 +90,7 @@ class KnowledgeAugmentedEncoder(nn.Module):
         hidden = self.hidden(**rows)
         hidden = hidden.unflatten(0, (batch, -1))
         row, column = torch.nonzero(positions >= 0, as_tuple=True)
-        # the head is most of a small model's work: only on masked word pieces, [masked, passages, hidden]; + 1 for [CLS]
+        # The head is most of a small model's work: only on masked word pieces, [masked, passages, hidden]. 1 for [CLS].
         logits = self.model.cls(hidden[row, :, positions[row, column] + 1]).float()
         index = targets[row, column].view(-1, 1, 1).expand(-1, logits.shape[1], -1)
         log_p = logits.gather(2, index).squeeze(2) - logits.logsumexp(dim=2)
@@ -277,5 +276,3 @@ def load_encoder(folder: Path) -> KnowledgeAugmentedEncoder:
     nn.Module.__init__(encoder)
     encoder.model = BertForMaskedLM.from_pretrained(folder)
     return encoder
-
-

@@ -88,7 +88,7 @@ def _random_encoder(config: PretrainedConfig) -> nn.Module:
 
 def _without_pooler(encoder: nn.Module) -> nn.Module:
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
+        encoder.pooler = None  # type: ignore[assignment]
     return encoder
 
 
@@ -178,7 +178,9 @@ class DualEncoder(nn.Module):
             saved = config_from_plain(described["config"])
             hub = AutoConfig.from_pretrained(folder / "encoder")
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{folder}: no retriever checkpoint, or a damaged one ({error}); build it again") from error
+            raise ValueError(
+                f"{folder}: no retriever checkpoint, or a damaged one ({error}); build it again"
+            ) from error
         if config is not None:
             _check_same(folder, _architecture(saved), _architecture(config))
             _with_dropout(hub, config.encoder.dropout)
@@ -186,7 +188,9 @@ class DualEncoder(nn.Module):
         try:
             weights = load_file(folder / "model.safetensors")
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder / 'model.safetensors'}: damaged ({error}); build the checkpoint again") from error
+            raise ValueError(
+                f"{folder / 'model.safetensors'}: damaged ({error}); build the checkpoint again"
+            ) from error
         found = {name: list(value.shape) for name, value in weights.items()}
         _check_same(folder, found, {name: list(value.shape) for name, value in model.state_dict().items()})
         model.load_state_dict(weights)
@@ -324,7 +328,7 @@ def _embed_batch(encoder: DualEncoder, batch: Batch) -> Tensor:
 
 
 def embed_queries(encoder: DualEncoder, tokens: Ragged, special: SpecialTokens) -> Tensor:
-    """Embeddings of queries, cut to `query_tokens`, without gradient, float32 [queries, dim] on the encoder's device."""
+    """Embeddings of queries, cut to `query_tokens`: float32 [queries, dim] on the encoder's device, no gradient."""
     device, fast = next(encoder.parameters()).device, embedding_copy(encoder)
     out = torch.empty(len(tokens), encoder.dim, device=device)
     limit = encoder.config.query_tokens - 2

@@ -106,7 +106,7 @@ def build_snapshot_index(
 
 
 def allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A float32 `.npy` file mapped for writing, its disk space reserved: a full disk is an error now, not a crash later.
+    """A float32 `.npy` file mapped for writing, its disk space reserved: a full disk is an error now, no crash later.
 
     Raises:
         OSError: no room.
@@ -117,7 +117,9 @@ def allocate(path: Path, shape: tuple[int, int]) -> np.memmap:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
             size = path.stat().st_size / 2**20
-            raise OSError(error.errno, f"{error.strerror}: {size:.0f} MiB of embeddings; free space", str(path)) from error
+            raise OSError(
+                error.errno, f"{error.strerror}: {size:.0f} MiB of embeddings; free space", str(path)
+            ) from error
     return array
 
 

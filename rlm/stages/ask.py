@@ -78,7 +78,9 @@ def find_run(store: Path, run: str) -> Path:
     if len(names) != 1:
         every = sorted(path.name for path in (store / "stages").glob("*") if path.name.startswith(("fine", "pre")))
         which = f"{len(names)} runs begin so" if names else "no run begins so"
-        raise ConfigError(f"{run}: {which} in {store}; write one of: {', '.join(names or every) or '(none is finished)'}")
+        raise ConfigError(
+            f"{run}: {which} in {store}; write one of: {', '.join(names or every) or '(none is finished)'}"
+        )
     return store / "stages" / names[0]
 
 
@@ -124,7 +126,7 @@ def answer_question(
         for flat in share.argsort(descending=True)[:50]:
             start, extra = divmod(int(flat), spans.shape[2])
             first = start - int(tokens.lengths[0]) - 2
-            if 0 <= first and first + extra < len(offsets):
+            if first >= 0 and first + extra < len(offsets):
                 best[source.text[offsets[first][0] : offsets[first + extra][1]]] += float(share[flat])
         for text, p in best.items():
             marginal[text.lower()] += prior[z] * p

@@ -67,5 +67,3 @@ def answer_texts(corpus: Corpus, prediction: Prediction) -> list[str]:
     offsets = corpus.tokenizer(passages, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     spans = zip(passages, offsets, prediction.start, prediction.end, strict=True)
     return [text[pieces[start][0] : pieces[end - 1][1]] for text, pieces, start, end in spans]
-
-

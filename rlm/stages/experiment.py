@@ -46,7 +46,9 @@ def _tokenizer_content(tokenizer: TokenizerConfig, content: Callable[[Any], str]
     return content(source) if source is not None else ""
 
 
-def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content: Callable[[Any], str]) -> dict[str, Stage]:
+def realm_stages(
+    experiment: RealmExperiment, dataset: str, seed: int, content: Callable[[Any], str]
+) -> dict[str, Stage]:
     """The stages of one cell by role; equal stages of other cells have equal keys.
 
     Args:
@@ -69,12 +71,8 @@ def realm_stages(experiment: RealmExperiment, dataset: str, seed: int, content: 
             inputs={"tokenizer": corpus},
             content=content(e.pretraining_text.source),
         )
-    spans = Stage(
-        name="salient_spans", config=e.salient_spans, inputs={"text": text}, content=content(e.salient_spans)
-    )
-    questions = Stage(
-        name="questions", config=e.questions[dataset], content=content(e.questions[dataset].source)
-    )
+    spans = Stage(name="salient_spans", config=e.salient_spans, inputs={"text": text}, content=content(e.salient_spans))
+    questions = Stage(name="questions", config=e.questions[dataset], content=content(e.questions[dataset].source))
     bert = None
     if e.warm_start is not None:
         bert = Stage(

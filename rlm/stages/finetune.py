@@ -31,7 +31,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     batches = QuestionBatches(question_tokens(corpus, questions), finetune.training.batch_size, context.seed)
     metrics = fit(module, batches, finetune.training, folder, context)
     module.retriever.save(folder / "retriever")
-    save_model(module.reader, folder / "reader.safetensors")  # knows of the tied embeddings
+    save_model(module.reader, str(folder / "reader.safetensors"))  # knows of the tied embeddings
     return metrics
 
 
