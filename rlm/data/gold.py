@@ -1,8 +1,9 @@
 """Where answers stand in passages: the supervision of open-QA fine-tuning."""
 
 import re
+import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,22 @@ from rlm.data.tokens import Ragged
 REGEX_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
 
 
+@cache
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern, REGEX_FLAGS)
+    except (re.error, OverflowError, RecursionError) as error:
+        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=2)
+        return None
+
+
 class GoldAnswers:
     """Occurrences of each question's answers in the corpus.
 
     Strings are matched as word pieces (so `Lee` does not match `leeds`), regular expressions by search in the passage
-    text, whose matches become gold spans (the released code cannot train on them). String answers are looked up once
-    in a list of the positions of every word piece; regular expressions only in the passages that are retrieved.
+    text, whose matches become gold spans (the released code cannot train on them). A string with unknown word pieces
+    is nowhere, for [UNK] is any word; nor is an invalid regular expression, of which a warning tells once. Strings are
+    looked up once in a list of the positions of every word piece; regular expressions only in what is retrieved.
     """
 
     def __init__(self, corpus: Corpus, questions: Sequence[Question]) -> None:
@@ -34,7 +45,7 @@ class GoldAnswers:
             self._strings(question) if question.answer_kind == "string" else None for question in questions
         ]
         self._patterns = {
-            row: [re.compile(answer, REGEX_FLAGS) for answer in question.answers]
+            row: [pattern for answer in question.answers if (pattern := _compiled(answer)) is not None]
             for row, question in enumerate(questions)
             if question.answer_kind == "regex"
         }
@@ -54,7 +65,8 @@ class GoldAnswers:
     def _strings(self, question: Question) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Passage, start and end of every occurrence, by passage."""
         encoded = self.corpus.tokenizer(list(question.answers), add_special_tokens=False)["input_ids"]
-        runs = [np.asarray(pieces, np.int64) for pieces in encoded if pieces]
+        unknown = self.corpus.tokenizer.unk_token_id
+        runs = [np.array(pieces) for pieces in dict.fromkeys(map(tuple, encoded)) if pieces and unknown not in pieces]
         starts = [self._positions(pieces) for pieces in runs]
         lengths = np.repeat([len(pieces) for pieces in runs], [len(found) for found in starts]).astype(np.int64)
         absolute = np.concatenate([*starts, np.zeros(0, np.int64)]).astype(np.int64)
