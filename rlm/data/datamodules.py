@@ -100,6 +100,8 @@ class IctBatches:
     ) -> None:
         self.corpus, self.batch_size, self.keep_sentence, self.seed = corpus, batch_size, keep_sentence, seed
         self.query_tokens, self.passage_tokens = query_tokens, passage_tokens
+        if not keep_sentence and np.all(corpus.sentences.lengths == 1):
+            raise ValueError("every passage has one sentence, which is always removed; raise `ict.keep_sentence`")
         self.order = Order(self._examples, seed)
 
     def _keeps(self, passages: NDArray[np.int64], epoch: NDArray[np.int64] | int) -> NDArray[np.bool_]:
