@@ -1,9 +1,12 @@
 """One Lightning run inside a stage: resumable, logged to the stage's events, deterministic at every step."""
 
 import logging
+import os
 import shutil
+import signal
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rlm.config import Runtime
 from rlm.data.datamodules import Batches, StepDataModule
@@ -39,14 +44,45 @@ class EventLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass  # the configuration is in stage.json
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         shown = {name: value for name, value in metrics.items() if name != "epoch"}
         if shown and step is not None:
             self._context.log(shown, step)
 
 
+class Checkpoints(ModelCheckpoint):
+    """One checkpoint, `last.ckpt`, every so many steps, but not of the last: a run started again has a step to take,
+    and with it the metrics that it returns.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__(
+            folder, every_n_train_steps=every, save_top_k=0, save_last=True, enable_version_counter=False
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.global_step < trainer.max_steps:
+            super().on_train_batch_end(trainer, *arguments)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pass
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes beside the last checkpoint, which it replaces by one rename; Lightning's own way is by copy from /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        torch.save(checkpoint, f"{path}.tmp")
+        os.replace(f"{path}.tmp", path)
+
+
 class Pace(pl.Callback):
-    """Seeds every step by its number, reports progress and steps per second."""
+    """Seeds every step by its number, reports progress and steps per second.
+
+    It must be the last callback, for those before it may draw random numbers or not, as an index is built or found.
+    """
 
     def __init__(self, context: Context, steps: int) -> None:
         self.context, self.steps = context, steps
@@ -112,6 +148,7 @@ def fit(
             process_group_backend="nccl" if device == "cuda" else "gloo",
             start_method="spawn" if device == "cuda" else "fork",
             find_unused_parameters=True,
+            timeout=timedelta(days=7),  # the other ranks wait while the first builds an index
         )
     checkpoints = folder / "checkpoints"
     every = max(1, min(training.steps // 10, 1000))
@@ -124,11 +161,8 @@ def fit(
         gradient_clip_val=1.0,
         logger=EventLogger(context),
         log_every_n_steps=LOG_EVERY,
-        callbacks=[
-            Pace(context, training.steps),
-            ModelCheckpoint(checkpoints, filename="{step}", every_n_train_steps=every, save_top_k=1, save_last=True),
-            *(callbacks or []),
-        ],
+        callbacks=[*(callbacks or []), Pace(context, training.steps), Checkpoints(checkpoints, every)],
+        plugins=[WholeFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -137,13 +171,18 @@ def fit(
     )
     last = checkpoints / "last.ckpt"
     module.train()  # transformers loads checkpoints for inference, and Lightning leaves the mode as it is
-    trainer.fit(
-        module,
-        datamodule=StepDataModule(batches, training.steps, context.runtime.workers),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    shutil.rmtree(checkpoints)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(
+            module,
+            datamodule=StepDataModule(batches, training.steps, context.runtime.workers),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first Ctrl-C on, and exits
+        raise KeyboardInterrupt from None
+    shutil.rmtree(checkpoints, ignore_errors=True)  # a short run has none
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
