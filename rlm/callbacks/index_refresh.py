@@ -1,5 +1,6 @@
 """Rebuilds the passage index while a retriever trains (REALM, section 3.3), and measures how stale it is."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,20 +8,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rlm.data.tokens import Ragged
 from rlm.models.realm import Realm
 from rlm.retrieval.config import IndexConfig, IndexRefresh
+from rlm.retrieval.encoder import DualEncoder, embed_queries
 from rlm.retrieval.refresh import Builder, agreement, build_snapshot_index, open_snapshot, write_snapshot
 
 
 class IndexRefresher(pl.Callback):
     """Snapshots the retriever, has an index built from it, and swaps it in between two optimizer steps.
 
-    Rank 0 builds; all ranks swap at the same step. Snapshots lie in `folder/<step>/`; the one that a checkpoint was
-    training with is kept, so that a resumed run retrieves from the very index it was stopped with.
+    Rank 0 builds; all ranks swap at the same step. Snapshots lie in `folder/<step>/`; those that the last checkpoint
+    names are kept, so that a resumed run retrieves from the very index it was stopped with.
 
     Args:
         config: when and how.
@@ -53,13 +54,21 @@ class IndexRefresher(pl.Callback):
         self.snapshot = 0
         self.pending: int | None = None
         self.builder: Builder | None = None
+        # what the last two checkpoints name: the newer one may not be on the disk yet
+        self._named: tuple[set[int], set[int]] = set(), set()
         self._indexed_top: NDArray[np.int64] | None = None
 
     def state_dict(self) -> dict[str, Any]:
+        if self._in_use() != self._named[1]:
+            self._named = self._named[1], self._in_use()
         return {"snapshot": self.snapshot, "pending": self.pending}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.snapshot, self.pending = state_dict["snapshot"], state_dict["pending"]
+        self._named = self._in_use(), self._in_use()
+
+    def _in_use(self) -> set[int]:
+        return {self.snapshot} if self.pending is None else {self.snapshot, self.pending}
 
     # ---- swaps ----
 
@@ -78,7 +87,6 @@ class IndexRefresher(pl.Callback):
         config, step = self.config, trainer.global_step
         if self.pending is not None and self._ready(trainer, step):
             self._swap(trainer, pl_module, self.pending)
-            self.pending = None
         due = step > self.snapshot and config.every is not None and step % (config.every * config.staleness) == 0
         if step > self.snapshot and step % config.measure_every == 0 and len(self.probes):
             agreed = self._measure(trainer, pl_module, step)
@@ -108,11 +116,14 @@ class IndexRefresher(pl.Callback):
                 self.builder.wait()
             trainer.strategy.barrier("index built")
             return True
-        finished = self.builder is not None and self.builder.poll() if trainer.is_global_zero else False
+        # a resumed run has no builder where the index was finished before
+        finished = trainer.is_global_zero and (self.builder is None or self.builder.poll())
         return bool(trainer.strategy.broadcast(finished))
 
     def _swap(self, trainer: pl.Trainer, module: Realm, step: int) -> None:
-        old, self.snapshot, self.builder = self.snapshot, step, None
+        self.snapshot, self.builder = step, None
+        if self.pending == step:
+            self.pending = None
         module.index, module.index_step = open_snapshot(self.folder / str(step), module.device), step
         if len(self.probes):
             top = self._top(module)
@@ -120,11 +131,16 @@ class IndexRefresher(pl.Callback):
                 churn = 1 - agreement(self._indexed_top, top)
                 self.record({"churn": churn, "swap_delay": float(trainer.global_step - step)}, trainer.global_step)
             self._indexed_top = top
-        if trainer.is_global_zero and not self.keep and old != step:
-            # the last checkpoint may still name the older snapshot: only what is older than that goes
-            for folder in self.folder.iterdir():
-                if folder.name.isdigit() and int(folder.name) < old:
-                    shutil.rmtree(folder, ignore_errors=True)
+        if trainer.is_global_zero and not self.keep:
+            self._discard(self._in_use().union(*self._named))
+
+    def _discard(self, kept: set[int]) -> None:
+        for folder in self.folder.iterdir():
+            if folder.name.isdigit() and int(folder.name) < self.snapshot and int(folder.name) not in kept:
+                part = folder.with_name(f"{folder.name}.tmp")  # half a folder is never taken for a snapshot
+                shutil.rmtree(part, ignore_errors=True)
+                os.replace(folder, part)
+                shutil.rmtree(part)
 
     # ---- builds ----
 
@@ -139,24 +155,23 @@ class IndexRefresher(pl.Callback):
         build_snapshot_index(self.folder / str(step), self.corpus, self.index_config, device=module.device)
 
     def _start(self, module: Realm, step: int) -> None:
-        self.builder = Builder(self.corpus, self.index_config, threads=self.threads)
+        device = "cpu" if module.device.type == "cpu" else None
+        self.builder = Builder(self.corpus, self.index_config, threads=self.threads, device=device)
         self.builder.start(self.folder / str(step))
 
     # ---- measurements ----
 
     def _top(self, module: Realm) -> NDArray[np.int64]:
-        training = module.training
-        module.eval()
-        top = module.top(self.probes, self.k)
-        module.train(training)
-        return top
+        """The top k of the probes by the retriever that the index was built from, whatever step it is now."""
+        indexed = DualEncoder.load(self.folder / str(self.snapshot) / "retriever").to(module.device)
+        queries = embed_queries(indexed, self.probes, module.corpus.special)
+        return module.index.search(queries, self.k)[1].cpu().numpy()
 
     def _measure(self, trainer: pl.Trainer, module: Realm, step: int) -> float:
         """Agreement of the top k by the live retriever with that by the indexed one, the same on every rank."""
         training = module.training
         module.eval()
-        with torch.random.fork_rng(enabled=True):
-            live = module.rescored_top(self.probes, self.k)
+        live = module.rescored_top(self.probes, self.k)
         module.train(training)
         assert self._indexed_top is not None
         agreed = agreement(self._indexed_top, live)

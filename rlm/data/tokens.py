@@ -63,9 +63,12 @@ class Ragged:
         Raises:
             ValueError: the arrays disagree with their sidecar (a damaged or truncated file).
         """
-        sidecar = json.loads((folder / f"{name}.json").read_text())
-        values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
-        offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r")
+        try:
+            sidecar = json.loads((folder / f"{name}.json").read_text())
+            values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
+            offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder / name}: damaged ({error}); delete the folder") from error
         found = {"rows": len(offsets) - 1, "values": len(values), "dtype": str(values.dtype)}
         if found != sidecar or offsets[-1] != len(values):
             raise ValueError(f"{folder / name}: damaged ({found} on disk, {sidecar} written); delete the folder")

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel, Pretraine
 from rlm.config import to_plain
 from rlm.data.pretrained import locate
 from rlm.data.tokens import Batch, Ragged, SpecialTokens, join
+from rlm.retrieval.bfloat16 import has_fast_bfloat16
 from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, PretrainedEncoder, ScratchEncoder
 
 LAYER_NORM_EPS = 1e-3
@@ -209,7 +210,7 @@ def _architecture(config: DualEncoderConfig) -> dict[str, Any]:
     plain = to_plain(config)
     encoder = plain.pop("encoder")
     plain |= {f"encoder.{name}": value for name, value in encoder.items()}
-    ignored = {"query_tokens", "passage_tokens", "encoder.dropout", "encoder.revision"}
+    ignored = {"query_tokens", "passage_tokens", "encoder.dropout", "encoder.initial_std", "encoder.revision"}
     ignored |= set() if config.normalize else {"scale"}
     return {name: value for name, value in plain.items() if name not in ignored}
 
@@ -228,13 +229,6 @@ def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> 
 
 
 # ---- embedding ----
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 beat float32 there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def embedding_copy(encoder: DualEncoder) -> DualEncoder:

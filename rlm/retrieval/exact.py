@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlm.retrieval.bfloat16 import has_fast_bfloat16
 from rlm.retrieval.config import ExactIndex, ShardedExact
 from rlm.retrieval.index import Embeddings, Index
 
@@ -41,13 +42,6 @@ PADDING = 16
 """Batches are filled up to a multiple of this, because products with few columns take slow paths."""
 SLACK = 1.001
 """Of the error bound, for its own rounding."""
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 beat float32 there."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 class Exact(Index):

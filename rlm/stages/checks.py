@@ -1,6 +1,6 @@
 """Mistakes between the fields of an experiment, found before work starts (imports nothing heavy)."""
 
-from rlm.data.config import FilesSource
+from rlm.data.config import FilesSource, TokenClassificationTagger
 from rlm.retrieval.config import FaissIvfPq, ScratchEncoder
 from rlm.stages.experiment import RealmExperiment
 
@@ -22,6 +22,11 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
             value = getattr(training, field_name)
             if value <= 0:
                 mistakes.append(f"{name}.{field_name}: found {value}; write a number above 0")
+    if isinstance(e.salient_spans, TokenClassificationTagger) and e.salient_spans.train_files:
+        for field_name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(e.salient_spans, field_name)
+            if value <= 0:
+                mistakes.append(f"salient_spans.{field_name}: found {value}; write a number above 0")
     if e.pretrain.candidates < 2:
         mistakes.append(
             f"pretrain.candidates: found {e.pretrain.candidates}; write at least 2,"
