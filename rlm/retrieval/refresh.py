@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -196,7 +197,13 @@ class Builder:
             return True
         log = self.snapshot / "builder.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-        raise StageError(f"the index builder of {self.snapshot} ended with status {code}; see {log}:\n{tail}")
+        remedy = ""
+        if code < 0:
+            remedy = (
+                f" ({signal.Signals(-code).name}, most likely because memory ran out): free some, or set"
+                " `pretrain.index_refresh.mode: sync`, and start again to go on from the last checkpoint"
+            )
+        raise StageError(f"the index builder of {self.snapshot} ended with status {code}{remedy}; see {log}:\n{tail}")
 
     def stop(self) -> None:
         """End the process if it runs; what it had written is discarded by the next build."""

@@ -17,7 +17,7 @@ from rlm.data.sentences import sentence_spans
 from rlm.data.taggers import SpacyEntities, TokenClassifier, train_token_classifier
 from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter
 from rlm.errors import ConfigError, StageError
-from rlm.retrieval.encoder import has_fast_bfloat16
+from rlm.retrieval.bfloat16 import has_fast_bfloat16
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 

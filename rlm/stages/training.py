@@ -57,9 +57,7 @@ class Checkpoints(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, every: int) -> None:
-        super().__init__(
-            folder, every_n_train_steps=every, save_top_k=0, save_last=True, enable_version_counter=False
-        )
+        super().__init__(folder, every_n_train_steps=every, save_top_k=0, save_last=True, enable_version_counter=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if trainer.global_step < trainer.max_steps:

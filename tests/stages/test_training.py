@@ -87,9 +87,7 @@ def qa_index(world: worlds.TinyWorld, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def make(
-    world: worlds.TinyWorld, qa_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Make:
+def make(world: worlds.TinyWorld, qa_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """`make(task, folder)`: new weights and batches; called twice with one folder, it goes on with what is there."""
     monkeypatch.setattr(training, "LOG_EVERY", 1)
 
@@ -201,3 +199,147 @@ def test_fit__ends_with_the_same_bits_when_it_was_stopped_and_started_again(make
     assert again.events("steps_per_second")[-1][0] == STEPS
     assert_same_weights(again.module, undisturbed.module)
     assert sorted(dict(again.events("loss")).items()) == sorted(undisturbed.events("loss"))
+
+
+@pytest.mark.parametrize("task", ["ict", "pretrain"])
+def test_fit__ends_with_the_same_bits_when_its_process_was_killed(make: Make, task: str) -> None:
+    undisturbed = make(task)
+    expected = undisturbed.fit()
+    for step in (5, 16):
+
+        def die() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        assert in_process(lambda step=step: make(task, "killed").fit(Stop(step, die))) == -signal.SIGKILL
+    again = make(task, "killed")
+    assert again.fit() == expected
+    assert again.context.reporter.progressed[0][0] == 17  # it went on from the checkpoint of step 16
+    assert_same_weights(again.module, undisturbed.module)
+
+
+def test_fit__goes_on_from_the_checkpoint_before_when_it_was_killed_while_it_wrote_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make("ict")
+    expected = undisturbed.fit()
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    saved = []
+
+    def save(checkpoint: dict, path: str) -> None:
+        saved.append(path)
+        whole_save(checkpoint, path)
+        if len(saved) == 3:
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    whole_save = torch.save
+
+    def killed() -> None:
+        torch.save = save
+        make("ict", "killed").fit()
+
+    assert in_process(killed) == -signal.SIGKILL
+    again = make("ict", "killed")
+    assert again.fit() == expected
+    assert again.context.reporter.progressed[0][0] == 5
+    assert_same_weights(again.module, undisturbed.module)
+
+
+def test_fit__can_be_interrupted_and_goes_on(make: Make) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    undisturbed = make("ict")
+    expected = undisturbed.fit()
+    with pytest.raises(KeyboardInterrupt):
+        make("ict", "interrupted").fit(Stop(9, interrupt))
+    assert signal.getsignal(signal.SIGINT) is handler
+    again = make("ict", "interrupted")
+    assert again.fit() == expected
+    assert again.context.reporter.progressed[0][0] == 9
+
+
+@pytest.mark.parametrize("task", ["ict", "pretrain", "finetune"])
+def test_fit__gives_the_same_bits_with_two_data_workers(make: Make, task: str) -> None:
+    alone, helped = make(task), make(task, "helped", workers=2)
+    assert helped.fit() == alone.fit()
+    assert_same_weights(helped.module, alone.module)
+
+
+def test_fit__removes_its_checkpoints(make: Make) -> None:
+    run = make("ict")
+    with pytest.raises(Boom):
+        run.fit(Stop(9, explode))
+    assert [path.name for path in (run.context.folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    make("ict").fit()
+    assert not (run.context.folder / "checkpoints").exists()
+
+
+class Mode(pl.Callback):
+    """Which modules are in evaluation mode while a step is computed."""
+
+    def __init__(self) -> None:
+        self.asleep: set[str] = set()
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self.asleep |= {name for name, module in pl_module.named_modules() if not module.training}
+
+
+def test_fit__trains_with_dropout_although_the_module_was_loaded_for_inference(make: Make) -> None:
+    run, mode = make("pretrain"), Mode()
+    run.module.eval()
+    run.fit(mode)
+    assert mode.asleep == set()
+    without = make("pretrain", "without", dropout=0.0)
+    without.fit()
+    assert run.events("loss") != without.events("loss")
+
+
+def test_fit__logs_every_step_and_reports_progress(make: Make) -> None:
+    run = make("pretrain")
+    metrics = run.fit()
+    steps = list(range(STEPS))
+    for name in ("loss", "entropy", "index_age", "masked_tokens", "retrieval_utility", "null_mass"):
+        assert [step for step, _ in run.events(name)] == steps, name
+        assert metrics[name] == pytest.approx(run.events(name)[-1][1])
+    rates = run.events("steps_per_second")
+    assert [step for step, _ in rates] == [step + 1 for step in steps] and min(rate for _, rate in rates) > 0
+    done, total, shown = run.context.reporter.progressed[-1]
+    assert (done, total) == (STEPS, STEPS)
+    assert shown["loss"] == metrics["loss"] and shown["steps_per_second"] == rates[-1][1]
+
+
+class Seen(pl.Callback):
+    """Which index each rank retrieves from at each step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        with open(self.folder / f"rank-{trainer.global_rank}.txt", "a") as file:
+            file.write(f"{trainer.global_step} {pl_module.index_step}\n")
+
+
+def losses(run: Run) -> Tensor:
+    events = run.events("loss")
+    assert [step for step, _ in events] == list(range(STEPS))
+    return torch.tensor([loss for _, loss in events], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("task", ["ict", "pretrain", "finetune"])
+def test_fit__has_the_losses_of_one_process_on_two(make: Make, task: str) -> None:
+    one, two = make(task, dropout=0.0), make(task, "two", dropout=0.0, devices=2)
+    watch = [Seen(two.context.folder)] if task == "pretrain" else []
+    one.fit()
+
+    def train() -> None:
+        metrics = two.fit(*watch)
+        assert metrics["loss"] == pytest.approx(two.events("loss")[-1][1])
+        torch.save(two.module.state_dict(), two.context.folder / "weights.pt")
+
+    assert in_process(train) == 0
+    torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        torch.load(two.context.folder / "weights.pt"), one.module.state_dict(), rtol=1e-3, atol=1e-5
+    )
+    if watch:
+        ranks = [(two.context.folder / f"rank-{rank}.txt").read_text() for rank in range(2)]
+        assert ranks[0] == ranks[1] == "".join(f"{step} {step // 3 * 3}\n" for step in range(STEPS))
