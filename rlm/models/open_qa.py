@@ -145,7 +145,8 @@ class OpenQa(pl.LightningModule):
     def gold_spans(self, batch: dict[str, Any], passages: NDArray[np.int64], shape: torch.Size) -> Tensor:
         """True at every occurrence of an answer, [batch, passages, length, width]."""
         assert self.gold is not None
-        row, column, start, end = self.gold.occurrences(batch["questions"], passages, self.config.passage_tokens)
+        limit = self.config.passage_tokens - 2  # as `reader_rows` cuts
+        row, column, start, end = self.gold.occurrences(batch["questions"], passages, limit)
         width = end - start
         kept = width <= self.config.max_span
         row, column, start, width = row[kept], column[kept], start[kept], width[kept]

@@ -106,14 +106,14 @@ def reader_rows(
         queries: word pieces, one row a query.
         corpus: where the passages are.
         passages: ids, [batch, passages].
-        limit: word pieces of a body.
+        limit: word pieces of a passage with two special tokens, so that a row is as long as both limits together.
         null: put the null passage (an empty body) first.
 
     Returns:
         ids, mask and segments, each [batch * passages, length].
     """
     batch, count = passages.shape
-    bodies = corpus.tokens.take(passages.ravel(), limit)
+    bodies = corpus.tokens.take(passages.ravel(), limit - 2)
     if null:
         lengths = np.concatenate([np.zeros((batch, 1), np.int64), bodies.lengths.reshape(batch, count)], axis=1)
         bodies = Ragged(bodies.values, np.concatenate([[0], np.cumsum(lengths)]))
@@ -158,11 +158,11 @@ class Realm(pl.LightningModule):
     def score(self, queries: Tensor, passages: NDArray[np.int64]) -> Tensor:
         """f(x, z) with gradient for [batch, candidates] passages, the null passage's first where it is used.
 
-        Each distinct passage of the batch is embedded once.
+        Each distinct passage of the batch is embedded once, and cut where the index cuts it.
         """
         distinct, inverse = np.unique(passages, return_inverse=True)
         bodies = self.corpus.tokens.take(distinct)
-        limit = self.config.passage_tokens
+        limit = self.retriever.config.passage_tokens
         rows = to_tensors(passage_batch(self.corpus, bodies, distinct, limit))
         embeddings = self.retriever.embed_passage(**{name: value.to(self.device) for name, value in rows.items()})
         where = torch.from_numpy(inverse.reshape(passages.shape)).to(self.device)
