@@ -26,6 +26,7 @@ from rlm.models.config import FinetuneConfig, IctConfig, PretrainConfig, Trainin
 from rlm.models.ict import InverseCloze
 from rlm.models.open_qa import OpenQa, SpanReader
 from rlm.models.realm import KnowledgeAugmentedEncoder, Realm
+from rlm.retrieval import encoder
 from rlm.retrieval.config import ExactIndex, IndexRefresh
 from rlm.retrieval.encoder import DualEncoder
 from rlm.retrieval.index import open_index
@@ -106,7 +107,7 @@ def make(world: worlds.TinyWorld, qa_index: Path, tmp_path: Path, monkeypatch: p
         config = replace(worlds.RETRIEVER, encoder=encoder_config)
         torch.manual_seed(1)
         retriever = DualEncoder(config, world.corpus.vocab_size)
-        encoder = KnowledgeAugmentedEncoder(encoder_config, world.corpus.vocab_size)
+        reader = KnowledgeAugmentedEncoder(encoder_config, world.corpus.vocab_size)
         if task == "ict":
             batches = IctBatches(world.corpus, 8, 0.1, config.query_tokens, config.passage_tokens, 0)
             return Run(InverseCloze(retriever, IctConfig(training=steps)), batches, steps, context, [])
@@ -115,7 +116,7 @@ def make(world: worlds.TinyWorld, qa_index: Path, tmp_path: Path, monkeypatch: p
             embeddings = torch.from_numpy(np.load(qa_index / "embeddings.npy"))
             module = OpenQa(
                 DualEncoder.load(qa_index / "retriever"),
-                SpanReader(encoder, 16, 10),
+                SpanReader(reader, 16, 10),
                 world.corpus,
                 open_index(qa_index / "index"),
                 embeddings,
@@ -131,7 +132,7 @@ def make(world: worlds.TinyWorld, qa_index: Path, tmp_path: Path, monkeypatch: p
         refresher = IndexRefresher(
             refresh, ExactIndex(), world.folder, tmp_path / folder / "snapshots", probes, context.log
         )
-        module = Realm(retriever, encoder, world.corpus, pretrain)
+        module = Realm(retriever, reader, world.corpus, pretrain)
         return Run(module, sentences, steps, context, [Masking(SalientSpans()), refresher])
 
     return build
@@ -217,12 +218,9 @@ def test_fit__ends_with_the_same_bits_when_its_process_was_killed(make: Make, ta
     assert_same_weights(again.module, undisturbed.module)
 
 
-def test_fit__goes_on_from_the_checkpoint_before_when_it_was_killed_while_it_wrote_one(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit__goes_on_from_the_checkpoint_before_when_it_was_killed_while_it_wrote_one(make: Make) -> None:
     undisturbed = make("ict")
     expected = undisturbed.fit()
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
     saved = []
 
     def save(checkpoint: dict, path: str) -> None:
@@ -325,7 +323,9 @@ def losses(run: Run) -> Tensor:
 
 
 @pytest.mark.parametrize("task", ["ict", "pretrain", "finetune"])
-def test_fit__has_the_losses_of_one_process_on_two(make: Make, task: str) -> None:
+def test_fit__has_the_losses_of_one_process_on_two(make: Make, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # rounding to bfloat16 turns differences of the last bit into other candidates
+    monkeypatch.setattr(encoder, "has_fast_bfloat16", lambda device: False)
     one, two = make(task, dropout=0.0), make(task, "two", dropout=0.0, devices=2)
     watch = [Seen(two.context.folder)] if task == "pretrain" else []
     one.fit()
@@ -333,13 +333,23 @@ def test_fit__has_the_losses_of_one_process_on_two(make: Make, task: str) -> Non
     def train() -> None:
         metrics = two.fit(*watch)
         assert metrics["loss"] == pytest.approx(two.events("loss")[-1][1])
-        torch.save(two.module.state_dict(), two.context.folder / "weights.pt")
 
     assert in_process(train) == 0
     torch.testing.assert_close(losses(two), losses(one), rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        torch.load(two.context.folder / "weights.pt"), one.module.state_dict(), rtol=1e-3, atol=1e-5
-    )
     if watch:
         ranks = [(two.context.folder / f"rank-{rank}.txt").read_text() for rank in range(2)]
         assert ranks[0] == ranks[1] == "".join(f"{step} {step // 3 * 3}\n" for step in range(STEPS))
+
+
+def test_fit__goes_on_with_two_processes_after_both_were_killed(make: Make) -> None:
+    undisturbed = make("pretrain", devices=2)
+    assert in_process(undisturbed.fit) == 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_process(lambda: make("pretrain", "killed", devices=2).fit(Stop(9, die))) == 1
+    again = make("pretrain", "killed", devices=2)
+    assert in_process(again.fit) == 0
+    assert dict(again.events("loss")) == dict(undisturbed.events("loss"))
+    assert [step for step, _ in again.events("loss")].count(9) == 1
