@@ -51,3 +51,39 @@ class Reference:
         ids, segments = self.row(sentence, body)
         log_p = self.model(input_ids=ids, token_type_ids=segments).logits[0].log_softmax(-1)
         return torch.stack([log_p[1 + int(p), int(y)] for p, y in zip(positions, targets, strict=True)])
+
+
+class SpanReference(Reference):
+    """With a span reader: every span of every passage, one by one (ORQA, section 5)."""
+
+    def __init__(self, corpus, retriever, reader):
+        super().__init__(corpus, retriever, reader.encoder)
+        self.reader = copy.deepcopy(reader).double()
+        self.model = self.reader.encoder.model
+
+    def spans(self, question, body) -> dict[tuple[int, int], Tensor]:
+        """Logit of each span of word pieces of a body, by its start and exclusive end."""
+        reader, hidden = self.reader, self.hidden(question, body)[len(question) + 2 : -1]
+        found = {}
+        for start in range(len(body)):
+            for end in range(start + 1, min(start + reader.max_span, len(body)) + 1):
+                joined = reader.start.weight @ hidden[start] + reader.start.bias + reader.end.weight @ hidden[end - 1]
+                active = joined.clamp(min=0)
+                centred = active - active.mean()
+                normal = centred / (centred.square().mean() + 1e-3).sqrt() * reader.norm.weight + reader.norm.bias
+                found[start, end] = reader.output.weight[0] @ normal + reader.output.bias[0]
+        return found
+
+    def scored_spans(self, question, passages, embeddings, limit) -> dict[tuple[int, int, int], Tensor]:
+        """Logit plus retrieval score of every span of the passages, by passage, start and end."""
+        query = self.embed(question)
+        return {
+            (int(z), *span): logit + query @ embeddings[z]
+            for z in passages
+            for span, logit in self.spans(question, self.corpus.tokens[int(z)][: limit - 2]).items()
+        }
+
+
+def best(scores, k, allowed=lambda row: True) -> list[int]:
+    """Rows of the k highest scores, ties by row."""
+    return [row for _, row in sorted((-score, row) for row, score in enumerate(scores.tolist()) if allowed(row))][:k]

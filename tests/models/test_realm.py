@@ -23,7 +23,7 @@ from rlm.models.realm import (
 from rlm.retrieval import encoder as retrieval_encoder
 from rlm.retrieval.config import ExactIndex, PretrainedEncoder, ScratchEncoder
 from rlm.retrieval.index import build_index
-from tests.models.reference import Reference
+from tests.models.reference import Reference, best
 from tests.worlds import RETRIEVER, small_encoder, small_retriever
 
 READ = 40
@@ -258,12 +258,6 @@ def test_gradients__to_both_sides_are_those_of_the_inner_product(world, models):
 # ---- retrieval ----
 
 
-def best(scores, k, allowed):
-    """Ids of the k best allowed passages, ties by id."""
-    order = sorted((-float(score), z) for z, score in enumerate(scores) if allowed(z))
-    return [z for _, z in order[:k]]
-
-
 def test_retrieve__never_proposes_the_source_nor_a_copy_of_it(world, models):
     batch, identity = sentences(world, 12), world.corpus.identity
     module = realm(world, models, candidates=150)
@@ -276,7 +270,7 @@ def test_retrieve__never_proposes_the_source_nor_a_copy_of_it(world, models):
         with torch.no_grad():
             scores = models.embeddings @ models.reference.embed(batch["masked"][i])
         assert retrieval.passages[i].tolist() == best(scores, 149, lambda z, source=source: identity[z] != source)
-        assert kept.passages[i].tolist() == best(scores, 149, lambda z: True)
+        assert kept.passages[i].tolist() == best(scores, 149)
     assert any(source in identity[found] for source, found in zip(batch["source"], kept.passages, strict=True))
 
 
@@ -288,7 +282,7 @@ def test_retrieve__scores_are_inner_products_of_the_live_encoder_not_of_the_inde
         retrieval = module.retrieve(batch["masked"], None)
         for i in range(4):
             query = models.reference.embed(batch["masked"][i])
-            assert retrieval.passages[i].tolist() == best(stale @ query, 5, lambda z: True)
+            assert retrieval.passages[i].tolist() == best(stale @ query, 5)
             live = torch.stack([models.reference.embed([], []), *models.embeddings[retrieval.passages[i]]]) @ query
             torch.testing.assert_close(retrieval.scores[i].double(), live, atol=1e-4, rtol=1e-4)
 
@@ -303,7 +297,7 @@ def test_top__searches_the_index_and_rescored_top_the_live_encoder(world, models
     for i in range(4):
         with torch.no_grad():
             query = models.reference.embed(queries[i])
-        wide = best(stale @ query, 20, lambda z: True)
+        wide = best(stale @ query, 20)
         assert top[i].tolist() == wide[:5]
         live = models.embeddings[wide] @ query
         assert rescored[i].tolist() == [wide[place] for place in live.argsort(descending=True)[:5]]
