@@ -157,6 +157,10 @@ def explode() -> None:
     raise Boom
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -189,33 +193,28 @@ def assert_same_weights(left: pl.LightningModule, right: pl.LightningModule) -> 
 
 
 @pytest.mark.parametrize("task", ["ict", "pretrain"])
-def test_fit__ends_with_the_same_bits_when_it_was_stopped_and_started_again(make: Make, task: str) -> None:
-    undisturbed = make(task)
-    expected = undisturbed.fit()
-    for step in (1, 9, 14, STEPS - 1):  # before the first checkpoint, between two, in the last step
-        with pytest.raises(Boom):
-            make(task, "stopped").fit(Stop(step, explode))
-    again = make(task, "stopped")
-    assert again.fit() == expected
-    assert again.events("steps_per_second")[-1][0] == STEPS
-    assert_same_weights(again.module, undisturbed.module)
-    assert sorted(dict(again.events("loss")).items()) == sorted(undisturbed.events("loss"))
-
-
-@pytest.mark.parametrize("task", ["ict", "pretrain"])
 def test_fit__ends_with_the_same_bits_when_its_process_was_killed(make: Make, task: str) -> None:
     undisturbed = make(task)
     expected = undisturbed.fit()
-    for step in (5, 16):
-
-        def die() -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    for step in (1, 9, STEPS - 1):  # before the first checkpoint, between two, in the last step
         assert in_process(lambda step=step: make(task, "killed").fit(Stop(step, die))) == -signal.SIGKILL
     again = make(task, "killed")
     assert again.fit() == expected
-    assert again.context.reporter.progressed[0][0] == 17  # it went on from the checkpoint of step 16
+    assert again.context.reporter.progressed[0][0] == STEPS - 1  # it went on from the checkpoint of step 18
     assert_same_weights(again.module, undisturbed.module)
+    assert dict(again.events("loss")) == dict(undisturbed.events("loss"))
+
+
+class AtEnd(pl.Callback):
+    def on_train_end(self, trainer, pl_module):
+        raise Boom
+
+
+def test_fit__returns_the_metrics_when_it_was_stopped_after_the_last_step(make: Make) -> None:
+    expected = make("ict").fit()
+    with pytest.raises(Boom):
+        make("ict", "stopped").fit(AtEnd())
+    assert make("ict", "stopped").fit() == expected != {}
 
 
 def test_fit__goes_on_from_the_checkpoint_before_when_it_was_killed_while_it_wrote_one(make: Make) -> None:
@@ -344,9 +343,6 @@ def test_fit__has_the_losses_of_one_process_on_two(make: Make, task: str, monkey
 def test_fit__goes_on_with_two_processes_after_both_were_killed(make: Make) -> None:
     undisturbed = make("pretrain", devices=2)
     assert in_process(undisturbed.fit) == 0
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_process(lambda: make("pretrain", "killed", devices=2).fit(Stop(9, die))) == 1
     again = make("pretrain", "killed", devices=2)
