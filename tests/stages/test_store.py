@@ -67,7 +67,7 @@ def test_run_stage__when_new(tmp_path: Path, fake: Callable[[str, Run], None]) -
     record = json.loads((folder / "stage.json").read_text())
     assert record["name"] == "corpus"
     assert record["key"] == CORPUS.key
-    assert record["config"] == {"tokenizer": {"kind": "trained", "vocab_size": 64}}
+    assert record["config"] == {"tokenizer": {"kind": "trained", "vocab_size": 64, "source": None}}
     assert record["metrics"] == {"loss": 1.5}
     assert record["files"]["sub/b.txt"] == {
         "bytes": 1,
