@@ -92,6 +92,7 @@ def test_strings__of_unknown_letters_are_nowhere(world, tmp_path):
         (r"\w+ Mills", r"in \w"),
         (r"\b",),
         (r"^\w+",),
+        (r"\.", "ert"),
         ("no match",),
         (r"bert\b ",),
     ],

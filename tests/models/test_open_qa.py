@@ -149,6 +149,22 @@ def test_training_step__is_the_marginal_over_correct_spans_plus_the_early_loss(w
     assert loss.item() == pytest.approx((reader + early).item(), rel=1e-4)
 
 
+def test_gold_spans__are_those_that_the_reader_can_answer_with(world, models):
+    """Occurrences as wide as the widest span, up to the last word piece read, after questions of unequal lengths."""
+    long, rows = len(world.corpus) - 1, [0, 3]
+    pieces = world.corpus.tokenizer.convert_ids_to_tokens(world.corpus.tokens[long])
+    words = world.corpus.tokenizer.convert_tokens_to_string
+    given = [pieces[3 : 3 + WIDTH], pieces[3 : 4 + WIDTH], pieces[20:22], pieces[20:23]]
+    answers = tuple(words(run) for run in given)
+    module = open_qa(world, models)
+    module.gold = GoldAnswers(world.corpus, [question._replace(answers=answers) for question in QUESTIONS])
+    correct = module.gold_spans(batch_of(world, rows), np.array([[long, 0]] * 2), torch.Size([2, 2, 60, WIDTH]))
+    for i, row in enumerate(rows):
+        first = len(asked(world, row)) + 2
+        found = {(z, s - first, s - first + w + 1) for z, s, w in correct[i].nonzero().tolist()}
+        assert found == {(0, 3, 3 + WIDTH), (0, 20, 22)}
+
+
 def test_training_step__counts_questions_with_an_answer(world, models):
     module, rows = open_qa(world, models), [0, 1, 2, 3]
     module.training_step(batch_of(world, rows), 0)
