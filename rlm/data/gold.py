@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,27 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
         return None
 
 
+class _Lookup:
+    """Where every word piece stands in a corpus's token array; much memory, for as long as strings are looked up."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._tokens = np.asarray(corpus.tokens.values)
+        self.owner = np.repeat(np.arange(len(corpus)), corpus.tokens.lengths)
+        self._by_token = np.argsort(self._tokens, kind="stable")
+        self._token_ends = np.cumsum(np.bincount(self._tokens, minlength=corpus.vocab_size))
+
+    def positions(self, pieces: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where a run of word pieces starts."""
+        counts = np.diff(self._token_ends, prepend=0)[pieces]
+        rarest = int(np.argmin(counts))
+        last = self._token_ends[pieces[rarest]]
+        starts = self._by_token[last - counts[rarest] : last] - rarest
+        starts = starts[(starts >= 0) & (starts + len(pieces) <= len(self._tokens))]
+        for shift, piece in enumerate(pieces):
+            starts = starts[self._tokens[starts + shift] == piece]
+        return np.sort(starts[self.owner[starts] == self.owner[starts + len(pieces) - 1]])
+
+
 class GoldAnswers:
     """Occurrences of each question's answers in the corpus.
 
@@ -35,14 +57,9 @@ class GoldAnswers:
 
     def __init__(self, corpus: Corpus, questions: Sequence[Question]) -> None:
         self.corpus = corpus
-        self._questions = questions
-        tokens = np.asarray(corpus.tokens.values)
-        self._owner = np.repeat(np.arange(len(corpus)), corpus.tokens.lengths)
-        self._by_token = np.argsort(tokens, kind="stable")
-        self._token_ends = np.cumsum(np.bincount(tokens, minlength=corpus.vocab_size))
-        self._tokens = tokens
+        lookup = _Lookup(corpus)
         self._found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None] = [
-            self._strings(question) if question.answer_kind == "string" else None for question in questions
+            self._strings(question, lookup) if question.answer_kind == "string" else None for question in questions
         ]
         self._patterns = {
             row: [pattern for answer in question.answers if (pattern := _compiled(answer)) is not None]
@@ -51,26 +68,24 @@ class GoldAnswers:
         }
         self._matches = lru_cache(maxsize=200_000)(self._search)
 
-    def _positions(self, pieces: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where a run of word pieces starts in the corpus's token array."""
-        counts = np.diff(self._token_ends, prepend=0)[pieces]
-        rarest = int(np.argmin(counts))
-        last = self._token_ends[pieces[rarest]]
-        starts = self._by_token[last - counts[rarest] : last] - rarest
-        starts = starts[(starts >= 0) & (starts + len(pieces) <= len(self._tokens))]
-        for shift, piece in enumerate(pieces):
-            starts = starts[self._tokens[starts + shift] == piece]
-        return np.sort(starts[self._owner[starts] == self._owner[starts + len(pieces) - 1]])
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_matches"}
 
-    def _strings(self, question: Question) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._matches = lru_cache(maxsize=200_000)(self._search)
+
+    def _strings(
+        self, question: Question, lookup: _Lookup
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Passage, start and end of every occurrence, by passage."""
         encoded = self.corpus.tokenizer(list(question.answers), add_special_tokens=False)["input_ids"]
         unknown = self.corpus.tokenizer.unk_token_id
         runs = [np.array(pieces) for pieces in dict.fromkeys(map(tuple, encoded)) if pieces and unknown not in pieces]
-        starts = [self._positions(pieces) for pieces in runs]
+        starts = [lookup.positions(pieces) for pieces in runs]
         lengths = np.repeat([len(pieces) for pieces in runs], [len(found) for found in starts]).astype(np.int64)
         absolute = np.concatenate([*starts, np.zeros(0, np.int64)]).astype(np.int64)
-        passage = self._owner[absolute]
+        passage = lookup.owner[absolute]
         order = np.argsort(passage, kind="stable")
         begin = absolute - self.corpus.tokens.offsets[passage]
         return passage[order], begin[order], (begin + lengths)[order]

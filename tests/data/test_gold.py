@@ -1,5 +1,6 @@
 """Occurrences of answers against sliding windows over word pieces, and against `re.finditer` over texts."""
 
+import pickle
 import re
 
 import numpy as np
@@ -111,6 +112,15 @@ def test_invalid_regex__matches_nothing_and_is_reported_once(world):
         contained = gold.contained(np.arange(2), passages)
     assert len(caught) == 1
     assert contained[0].any() and not contained[1].any()
+
+
+def test_gold_answers__survive_pickling(world):
+    """Processes that are spawned, one a GPU, are given them so."""
+    questions = [world.questions[0], Question("1", "?", (r"17\d\d",), "regex")]
+    gold, passages = GoldAnswers(world.corpus, questions), np.tile(np.arange(len(world.corpus)), (2, 1))
+    expected = gold.contained(np.arange(2), passages)
+    assert expected.any(axis=1).all()
+    assert np.array_equal(pickle.loads(pickle.dumps(gold)).contained(np.arange(2), passages), expected)
 
 
 def test_question_tokens__have_no_special_tokens(world):
