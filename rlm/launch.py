@@ -25,6 +25,9 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(64 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
+# oneDNN keeps the kernels of the last 1,024 shapes; batches of text have new shapes in every step, and the memory of a
+# training would grow by a gigabyte and more for kernels that are not met again.
+FEWER_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,7 @@ class LocalPool:
         environment = {
             **os.environ,
             **KEEP_FREED_MEMORY,
+            **FEWER_KERNELS,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "RAYON_NUM_THREADS": threads,

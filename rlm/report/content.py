@@ -83,15 +83,18 @@ def cost(spent: Cost) -> str:
 
 
 def _columns_reported(summary: Summary, dataset: str) -> set[str]:
-    return {column for rows in summary.table.reported.values() for column in rows.get(dataset, {})}
+    shown = summary.reported_on(dataset)
+    return {column for rows in summary.table.reported.values() for column in rows.get(shown, {})}
 
 
 def _main(summary: Summary, dataset: str) -> Grid:
     table = summary.table
     reported = _columns_reported(summary, dataset)
+    on = summary.reported_on(dataset)
+    paper = "paper" if on == dataset else f"paper ({on})"
     header = ["row"]
     for column in table.columns:
-        header += [label(column), "paper"] if column in reported else [label(column)]
+        header += [label(column), paper] if column in reported else [label(column)]
     lines = []
     for row in table.rows:
         absent = summary.results.missing.get((row, dataset), {})
@@ -141,7 +144,9 @@ def _legend(summary: Summary, dataset: str) -> str:
     if table.baseline not in table.rows:
         sentences[1] = f"No tests: the baseline row {table.baseline} is left out."
     if _columns_reported(summary, dataset):
-        sentences.append(f"Paper: {table.reported_source or table.paper}.")
+        on = summary.reported_on(dataset)
+        elsewhere = "" if on == dataset else f" These are on {on}, not {dataset}: compare the order of the rows only."
+        sentences.append(f"Paper: {table.reported_source or table.paper}.{elsewhere}")
     return " ".join(sentences)
 
 

@@ -37,7 +37,12 @@ class Summary:
 
     def reported(self, row: str, dataset: str, column: str) -> float | None:
         """The paper's number, None where it gives none."""
-        return self.table.reported.get(row, {}).get(dataset, {}).get(column)
+        return self.table.reported.get(row, {}).get(self.reported_on(dataset), {}).get(column)
+
+    def reported_on(self, dataset: str) -> str:
+        """The data set of the paper's numbers that stand beside a data set's: itself, else the paper's only one."""
+        known = {name for rows in self.table.reported.values() for name in rows}
+        return dataset if dataset in known or len(known) != 1 else next(iter(known))
 
     def cost(self, row: str | None = None, dataset: str | None = None) -> Cost:
         """Of one row, or of all; on one data set, or on all."""

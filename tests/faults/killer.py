@@ -1,0 +1,181 @@
+"""Kills `rlm run` with everything it started, at chosen moments and after random delays, and compares what is left."""
+
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.end_to_end.workplace import TABLE, environment
+
+PATIENCE = 300  # seconds until a run that does not end is a failure
+COSTS = ("core_seconds", "gpu_seconds", "stages_without_cost")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: up to `within` seconds after something was seen."""
+
+    name: str
+    within: float
+    count: int = 1
+
+
+# Stages by name; `refresh` is a new file among the snapshots of pre-training, `table` the time after the last stage.
+MOMENTS = (
+    Moment("corpus", 1.5),
+    Moment("salient_spans", 3),
+    Moment("ict", 3),
+    Moment("warm_start", 2),
+    Moment("pretrain", 5, 3),
+    Moment("refresh", 0.6, 4),
+    Moment("index", 0.4, 2),
+    Moment("finetune", 2),
+    Moment("evaluate", 0.8, 2),
+    Moment("zero_shot", 0.8),
+    Moment("table", 2, 3),
+)
+
+
+def finished(store: Path) -> dict[str, int]:
+    """When each finished stage's record was written."""
+    records = (store / "stages").glob("*/stage.json")
+    return {path.parent.name: path.stat().st_mtime_ns for path in records if path.parent.suffix != ".tmp"}
+
+
+def snapshot_files(store: Path) -> set[str]:
+    return {str(path) for path in (store / "stages").glob("pretrain-*.tmp/snapshots/*/*")} | {
+        str(path) for path in (store / "stages").glob("pretrain-*.tmp/snapshots/*")
+    }
+
+
+class Attempt:
+    """One process of `rlm run`, and what it has said so far."""
+
+    def __init__(self, workplace: Path, options: tuple[str, ...]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rlm", "run", TABLE, *options],
+            cwd=workplace,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    def running(self) -> str:
+        """The name of the stage that runs; `table` after the last one, `start` before the first."""
+        told = [line for line in list(self.lines) if ": started" in line or ": done [" in line]
+        if not told:
+            return "start"
+        return told[-1].split()[1].rpartition("-")[0] if ": started" in told[-1] else "table"
+
+    def wait(self) -> str:
+        """Until it ends by itself; what it said."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(10)
+        assert code == 0, "".join(self.lines)
+        return "".join(self.lines)
+
+    def kill(self, everything: bool) -> None:
+        """SIGKILL for the process and all it started, or for it alone: then the others must end by themselves."""
+        parent = psutil.Process(self.process.pid)
+        family = [*parent.children(recursive=True)]
+        for member in [parent, *(family if everything else [])]:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                pass
+        self.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, f"outlived the run that started them: {[process.cmdline() for process in alive]}"
+
+
+@dataclass
+class Killer:
+    """Runs a table in a store again and again, and kills it; `finish` lets it end."""
+
+    workplace: Path
+    store: Path
+    options: tuple[str, ...]
+    random: random.Random
+    kills: Counter[str] = field(default_factory=Counter)
+    written: dict[str, int] = field(default_factory=dict)
+
+    def seen(self, attempt: Attempt, moment: Moment, total: int) -> Callable[[], bool]:
+        if moment.name == "refresh":
+            before = snapshot_files(self.store)
+            return lambda: bool(snapshot_files(self.store) - before)
+        if moment.name == "table":
+            return lambda: len(finished(self.store)) == total
+        return lambda: attempt.running() == moment.name
+
+    def kill_at(self, moment: Moment, total: int) -> bool:
+        """One attempt; False where it ended before it could be killed."""
+        if moment.name != "table" and len(finished(self.store)) == total:
+            return False
+        attempt, end = Attempt(self.workplace, self.options), time.monotonic() + PATIENCE
+        seen = self.seen(attempt, moment, total)
+        while not seen() and attempt.process.poll() is None:
+            assert time.monotonic() < end, f"{moment.name} was not reached:\n{''.join(attempt.lines)}"
+            time.sleep(0.005)
+        time.sleep(self.random.uniform(0, moment.within))
+        if attempt.process.poll() is not None:
+            attempt.wait()
+            self.check_kept()
+            return False
+        self.kills[attempt.running() if moment.name != "table" else "table"] += 1
+        attempt.kill(everything=self.random.random() < 0.75)
+        self.check_kept()
+        return True
+
+    def check_kept(self) -> None:
+        """No finished stage was written again."""
+        now = finished(self.store)
+        assert self.written.items() <= now.items(), {k for k, when in self.written.items() if now.get(k) != when}
+        self.written = now
+
+    def finish(self) -> str:
+        said = Attempt(self.workplace, self.options).wait()
+        self.check_kept()
+        return said
+
+
+def results(store: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of every file of every stage, but for those that hold times."""
+    hashes = {}
+    for path in (store / "stages").glob("*/stage.json"):
+        files = json.loads(path.read_text())["files"]
+        hashes[path.parent.name] = {
+            name: file["sha256"] for name, file in files.items() if not name.endswith(("events.jsonl", "builder.log"))
+        }
+    return hashes
+
+
+def predictions(store: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in (store / "stages").glob("evaluate-*/predictions.jsonl")}
+
+
+def table(workplace: Path, options: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows that `rlm table` prints, without their costs."""
+    command = [sys.executable, "-m", "rlm", "table", TABLE, *options, "--format", "csv"]
+    done = subprocess.run(command, cwd=workplace, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    rows = csv.DictReader(io.StringIO(done.stdout))
+    return [{name: value for name, value in row.items() if name not in COSTS} for row in rows]
