@@ -1,5 +1,6 @@
 """Kills `rlm run` with everything it started, at chosen moments and after random delays, and compares what is left."""
 
+import contextlib
 import csv
 import io
 import json
@@ -98,10 +99,8 @@ class Attempt:
         parent = psutil.Process(self.process.pid)
         family = [*parent.children(recursive=True)]
         for member in [parent, *(family if everything else [])]:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
-            except psutil.NoSuchProcess:
-                pass
         self.process.wait()
         _, alive = psutil.wait_procs(family, timeout=30)
         assert not alive, f"outlived the run that started them: {[process.cmdline() for process in alive]}"
