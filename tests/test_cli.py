@@ -293,3 +293,10 @@ def test_find_run__when_its_beginning_is_enough(tmp_path: Path) -> None:
         find_run(tmp_path, "finetune")
     with pytest.raises(ConfigError, match="did you mean `pretrain-cc`"):
         find_run(tmp_path, "pretrian-cc")
+
+
+def test_main__when_batches_cannot_be_shared_among_the_devices_each_is_named(folder: Path) -> None:
+    code, _, err = _rlm(folder, "plan", "experiments/table.yaml", "--devices", "7")
+    assert code == 2
+    for name in ("ict", "pretrain", "finetune"):
+        assert f"{name}.training.batch_size: 8 examples cannot be shared equally by 7 devices" in err

@@ -186,6 +186,8 @@ def test_load_table__when_there_is_nothing_to_run(folder: Path) -> None:
 CHECKS = {
     "pretrain.training.steps=0": "pretrain.training.steps: found 0; write a number above 0",
     "encoder.hidden_size=127": "encoder.hidden_size: 127 is no multiple of 2 heads",
+    "encoder.max_positions=60": "encoder.max_positions: found 60; write a multiple of 8",
+    "salient_spans={kind: token_classification, name: x, train_files: [a], epochs: 0}": "salient_spans.epochs: found 0",
     "finetune.passages_read=0": "finetune.passages_read: found 0",
     "evaluate.recall_at=[]": "evaluate.recall_at: write at least one",
     "pretrain.index_refresh.swap_after=3": "pretrain.index_refresh.swap_after: only read where mode is async",

@@ -71,6 +71,19 @@ def table_of(options: argparse.Namespace) -> tuple[AblationTable, list[Cell]]:
     return table, table.cells(lambda source: content_digest(source, options.data))
 
 
+def _check_shares(stages: list[Stage], devices: int) -> None:
+    """Refuse batches that would be unequal on the devices: their losses are means over equal shares."""
+    parts = {name: part for stage in stages if isinstance(stage.config, dict) for name, part in stage.config.items()}
+    mistakes = [
+        f"{name}.training.batch_size: {training.batch_size} examples cannot be shared equally by {devices} devices;"
+        " write a multiple, or another --devices"
+        for name, part in parts.items()
+        if (training := getattr(part, "training", None)) is not None and training.batch_size % devices
+    ]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
 def make_plan(options: argparse.Namespace, hashes: bool = False) -> Plan:
     """Read the table and look into the store.
 
@@ -79,11 +92,12 @@ def make_plan(options: argparse.Namespace, hashes: bool = False) -> Plan:
         hashes: also compare the SHA-256 of files that changed since they were last compared.
 
     Raises:
-        ConfigError: the table is not right.
+        ConfigError: the table is not right, or a batch cannot be shared among the devices.
         StageError: a default has changed since a finished stage was made.
     """
     table, cells = table_of(options)
     distinct = distinct_stages(cells)
+    _check_shares([stage for stage, _ in distinct.values()], options.devices)
     finished: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}
     stale: list[str] = []

@@ -6,6 +6,7 @@ from rlm.stages.experiment import RealmExperiment
 
 # [CLS] and two [SEP], as every passage input has.
 _SPECIAL = 3
+_MULTIPLE = 8  # of `rlm.data.tokens.join`
 
 
 def check_realm(experiment: RealmExperiment) -> list[str]:
@@ -46,6 +47,11 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
             "pretrain.index_refresh.swap_after: only read where mode is async; write mode: async or remove it"
         )
     for name, encoder in (("encoder", e.encoder), ("retriever.encoder", e.retriever.encoder)):
+        if isinstance(encoder, ScratchEncoder) and encoder.max_positions % _MULTIPLE:
+            mistakes.append(
+                f"{name}.max_positions: found {encoder.max_positions}; write a multiple of {_MULTIPLE}, which batches are"
+                " padded to"
+            )
         if isinstance(encoder, ScratchEncoder) and encoder.hidden_size % encoder.heads:
             mistakes.append(
                 f"{name}.hidden_size: {encoder.hidden_size} is no multiple of {encoder.heads} heads; change one of them"
