@@ -49,8 +49,8 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
     for name, encoder in (("encoder", e.encoder), ("retriever.encoder", e.retriever.encoder)):
         if isinstance(encoder, ScratchEncoder) and encoder.max_positions % _MULTIPLE:
             mistakes.append(
-                f"{name}.max_positions: found {encoder.max_positions}; write a multiple of {_MULTIPLE}, which batches are"
-                " padded to"
+                f"{name}.max_positions: found {encoder.max_positions}; write a multiple of {_MULTIPLE}, the step of"
+                " padding"
             )
         if isinstance(encoder, ScratchEncoder) and encoder.hidden_size % encoder.heads:
             mistakes.append(
