@@ -1,6 +1,7 @@
 """What every test may rely on: no network, no stray MLflow server, one thread, and where real data is."""
 
 import os
+import signal
 
 # Before anything imports transformers, datasets, mlflow or torch.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +15,9 @@ os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
 from pathlib import Path
 
 import pytest
+
+# A shell's background jobs ignore Ctrl-C, and so would the commands that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

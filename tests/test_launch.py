@@ -197,9 +197,20 @@ def test_local_pool__when_an_idle_worker_is_killed(pool: LocalPool, tmp_path: Pa
     assert run_stages(REAL, {REAL_CORPUS.key}, pool, _ignore).done == [REAL_SPANS.key]
 
 
+def _workers(count: int) -> list[psutil.Process]:
+    """The workers, once each is more than a copy of this process."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = [child for child in psutil.Process().children() if "rlm.worker" in child.cmdline()]
+        if len(found) == count:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{count} workers did not start")
+
+
 def test_local_pool__when_freed_memory_is_kept(pool: LocalPool, tmp_path: Path) -> None:
     pool.submit(REAL_CORPUS)
-    worker = next(child for child in psutil.Process().children() if "rlm.worker" in child.cmdline())
+    (worker,) = _workers(1)
     environment = worker.environ()
     assert int(environment["MALLOC_TRIM_THRESHOLD_"]) >= 2**32
     assert int(environment["MALLOC_MMAP_THRESHOLD_"]) >= 2**32
@@ -216,8 +227,7 @@ def test_local_pool__when_there_are_gpus_each_member_gets_its_own(
         gpus.submit(REAL_CORPUS)
         gpus.submit(_stage("questions", 1))
         assert gpus.free() == 0
-        workers = [child for child in psutil.Process().children() if "rlm.worker" in child.cmdline()]
-        assert sorted(worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers) == ["4,5", "6,7"]
+        assert sorted(worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in _workers(2)) == ["4,5", "6,7"]
     finally:
         gpus.close()
 
