@@ -82,14 +82,7 @@ def main() -> None:
         folders = {role: stage_folder(store, cell.stages[role]) for role in ("corpus", "text", "salient_spans")}
         corpus, text = Corpus.open(folders["corpus"]), Corpus.open(folders["text"])
         config = replace(experiment.pretrain, training=replace(experiment.pretrain.training, steps=options.steps))
-        sentences = MaskedSentences(
-            text,
-            SalientSpanTable.open(folders["salient_spans"]),
-            config.training.batch_size,
-            config.query_tokens,
-            config.max_masks,
-            0,
-        )
+        sentences = MaskedSentences.of(text, SalientSpanTable.open(folders["salient_spans"]), config, 0)
         sentences.scheme = config.masking
         torch.manual_seed(0)
         retriever = DualEncoder(experiment.retriever, corpus.vocab_size)

@@ -6,7 +6,7 @@ depends on the state of an iterator.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import lightning.pytorch as pl
 import numpy as np
@@ -160,6 +160,11 @@ class MaskedSentences:
                 f"or raise `pretrain.query_tokens` ({query_tokens}) or `pretrain.max_masks` ({max_masks})"
             )
         self.order = Order(self._examples, seed)
+
+    @classmethod
+    def of(cls, text: Corpus, spans: SalientSpanTable, config: Any, seed: int) -> Self:
+        """As a stage's configuration (of the warm start or of pre-training) says."""
+        return cls(text, spans, config.training.batch_size, config.query_tokens, config.max_masks, seed)
 
     def _examples(self, epoch: int) -> NDArray[np.int64]:
         return self.examples

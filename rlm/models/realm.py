@@ -19,7 +19,7 @@ from rlm.models.config import PretrainConfig
 from rlm.models.marginal import marginal_log_likelihood
 from rlm.models.optimizer import configure
 from rlm.retrieval.config import EncoderConfig, ScratchEncoder
-from rlm.retrieval.encoder import DualEncoder, embed_queries
+from rlm.retrieval.encoder import DualEncoder, embed_queries, encoder_config
 from rlm.retrieval.index import Index, search_excluding
 
 Loss = Literal["per_token", "joint"]
@@ -31,31 +31,15 @@ def masked_language_model(config: EncoderConfig, vocab_size: int) -> BertForMask
     Raises:
         ValueError: the checkpoint is not a BERT, or its vocabulary is not the corpus's.
     """
+    found = encoder_config(config, vocab_size)
     if isinstance(config, ScratchEncoder):
-        bert = BertConfig(
-            vocab_size=vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            intermediate_size=4 * config.hidden_size,
-            max_position_embeddings=config.max_positions,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            initializer_range=config.initial_std,
-        )
-        return BertForMaskedLM(bert)
-    model = AutoModelForMaskedLM.from_pretrained(locate(config.name), revision=config.revision)
+        assert isinstance(found, BertConfig)
+        return BertForMaskedLM(found)
+    model = AutoModelForMaskedLM.from_pretrained(
+        locate(config.name), revision=config.revision, config=found, dtype=torch.float32
+    )
     if not isinstance(model, BertForMaskedLM):
-        raise ValueError(f"{config.name} is a {model.config.model_type}, not a bert; name a BERT checkpoint")
-    if model.config.vocab_size != vocab_size:
-        raise ValueError(
-            f"{config.name} has a vocabulary of {model.config.vocab_size}, the corpus of {vocab_size}; "
-            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
-        )
-    if config.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = config.dropout
+        raise ValueError(f"{config.name} is a {found.model_type}, not a bert; name a BERT checkpoint")
     return model
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 
 from rlm.config import Runtime
 from rlm.data.corpus import Corpus
@@ -31,7 +31,9 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     batches = QuestionBatches(question_tokens(corpus, questions), finetune.training.batch_size, context.seed)
     metrics = fit(module, batches, finetune.training, folder, context)
     module.retriever.save(folder / "retriever")
-    save_model(module.reader, str(folder / "reader.safetensors"))  # knows of the tied embeddings
+    # tied weights once; `save_model` notes their other names, in an order that differs from run to run
+    weights = {name: weight.detach() for name, weight in module.reader.named_parameters()}
+    save_file(weights, folder / "reader.safetensors")
     return metrics
 
 
@@ -45,7 +47,7 @@ def build_open_qa(
     else:
         started = KnowledgeAugmentedEncoder(config["encoder"], corpus.vocab_size)
     reader = SpanReader(started, finetune.span_hidden_size, finetune.max_span)
-    embeddings = torch.from_numpy(np.load(index / "embeddings.npy", mmap_mode="r+"))
+    embeddings = torch.from_numpy(np.load(index / "embeddings.npy", mmap_mode="c"))
     device = torch.device(accelerator(runtime))
     return OpenQa(
         DualEncoder.load(retriever / "retriever", config["retriever"]),

@@ -31,14 +31,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         encoder = load_encoder(inputs["encoder"] / "encoder")
     else:
         encoder = KnowledgeAugmentedEncoder(config["encoder"], corpus.vocab_size)
-    sentences = MaskedSentences(
-        text,
-        SalientSpanTable.open(inputs["spans"]),
-        pretrain.training.batch_size,
-        pretrain.query_tokens,
-        pretrain.max_masks,
-        context.seed,
-    )
+    sentences = MaskedSentences.of(text, SalientSpanTable.open(inputs["spans"]), pretrain, context.seed)
     module = Realm(retriever, encoder, corpus, pretrain)
     refresher = IndexRefresher(
         pretrain.index_refresh,

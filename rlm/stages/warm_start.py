@@ -51,14 +51,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     corpus, text = Corpus.open(inputs["corpus"]), Corpus.open(inputs["text"])
     seed_everything(context)
     encoder = KnowledgeAugmentedEncoder(config["encoder"], corpus.vocab_size)
-    sentences = MaskedSentences(
-        text,
-        SalientSpanTable.open(inputs["spans"]),
-        warm.training.batch_size,
-        warm.query_tokens,
-        warm.max_masks,
-        context.seed,
-    )
+    sentences = MaskedSentences.of(text, SalientSpanTable.open(inputs["spans"]), warm, context.seed)
     batches = GivenPassageBatches(sentences, corpus, warm.passage_tokens)
     module = GivenPassage(encoder, warm.training)
     metrics = fit(module, batches, warm.training, folder, context, [Masking(warm.masking)])

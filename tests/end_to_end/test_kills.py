@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rlm.table import load_table
+from tests.end_to_end.workplace import TABLE
 from tests.faults.killer import Killer, Moment, predictions, results, table
 
 
@@ -14,10 +16,11 @@ def test_run__ends_with_the_same_table_when_it_was_killed(
     finished: subprocess.CompletedProcess, workplace: Path
 ) -> None:
     options = ("--scale", "micro", "--rows", "REALM", "--store", "killed")
-    killer = Killer(workplace, workplace / "killed", options, random.Random(0))
-    hit = [killer.kill_at(Moment(name, within), total=11) for name, within in [("refresh", 1), ("evaluate", 0.2)]]
-    hit.append(killer.kill_at(Moment("table", 0.5), total=11))
-    assert all(hit), killer.kills
+    (cell,) = [c for c in load_table(workplace / TABLE, "micro").cells(lambda source: "") if c.row == "REALM"]
+    stages = {stage.folder for stage in cell.needed().values()}
+    killer = Killer(workplace, workplace / "killed", options, stages, random.Random(0))
+    moments = [Moment("refresh", 0.3), Moment("evaluate", 0.2), Moment("reports", 0.1)]
+    assert all([killer.kill_at(moment) for moment in moments]), killer.kills
     killer.finish()
     undisturbed = workplace / "runs"
     assert predictions(killer.store).items() <= predictions(undisturbed).items()

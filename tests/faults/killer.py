@@ -31,19 +31,21 @@ class Moment:
     count: int = 1
 
 
-# Stages by name; `refresh` is a new file among the snapshots of pre-training, `table` the time after the last stage.
+# Stages by name; `refresh` is a new file among the snapshots of pre-training, `table` the time after the last stage,
+# `reports` that after the table was printed.
 MOMENTS = (
     Moment("corpus", 1.5),
-    Moment("salient_spans", 3),
-    Moment("ict", 3),
-    Moment("warm_start", 2),
-    Moment("pretrain", 5, 3),
-    Moment("refresh", 0.6, 4),
-    Moment("index", 0.4, 2),
-    Moment("finetune", 2),
-    Moment("evaluate", 0.8, 2),
-    Moment("zero_shot", 0.8),
-    Moment("table", 2, 3),
+    Moment("salient_spans", 1.5),
+    Moment("ict", 1.5),
+    Moment("warm_start", 1),
+    Moment("pretrain", 3, 3),
+    Moment("refresh", 0.4, 4),
+    Moment("index", 0.3, 2),
+    Moment("finetune", 1, 2),
+    Moment("evaluate", 0.5, 2),
+    Moment("zero_shot", 0.3),
+    Moment("table", 4, 2),
+    Moment("reports", 0.5, 2),
 )
 
 
@@ -81,10 +83,12 @@ class Attempt:
         self.lines.extend(iter(self.process.stdout.readline, ""))
 
     def running(self) -> str:
-        """The name of the stage that runs; `table` after the last one, `start` before the first."""
-        told = [line for line in list(self.lines) if ": started" in line or ": done [" in line]
+        """The name of the stage that runs, or what `rlm run` does itself."""
+        told = [line for line in list(self.lines) if ": started" in line or ": done [" in line or line[:2] == "# "]
         if not told:
             return "start"
+        if told[-1].startswith("# "):
+            return "reports"
         return told[-1].split()[1].rpartition("-")[0] if ": started" in told[-1] else "table"
 
     def wait(self) -> str:
@@ -113,24 +117,31 @@ class Killer:
     workplace: Path
     store: Path
     options: tuple[str, ...]
+    stages: set[str]
+    """The folders of all stages of the table."""
     random: random.Random
     kills: Counter[str] = field(default_factory=Counter)
     written: dict[str, int] = field(default_factory=dict)
 
-    def seen(self, attempt: Attempt, moment: Moment, total: int) -> Callable[[], bool]:
+    def seen(self, attempt: Attempt, moment: Moment) -> Callable[[], bool]:
         if moment.name == "refresh":
             before = snapshot_files(self.store)
-            return lambda: bool(snapshot_files(self.store) - before)
+            return lambda: bool(snapshot_files(self.store) - before) or self.left("pretrain") == 0
         if moment.name == "table":
-            return lambda: len(finished(self.store)) == total
+            return lambda: self.left() == 0
         return lambda: attempt.running() == moment.name
 
-    def kill_at(self, moment: Moment, total: int) -> bool:
-        """One attempt; False where it ended before it could be killed."""
-        if moment.name != "table" and len(finished(self.store)) == total:
+    def left(self, name: str = "") -> int:
+        """Stages of a name that are not finished."""
+        return sum(stage.startswith(name) for stage in self.stages - finished(self.store).keys())
+
+    def kill_at(self, moment: Moment) -> bool:
+        """One attempt; False where the moment is over, or the run ended before it could be killed."""
+        stage = {"refresh": "pretrain"}.get(moment.name, moment.name)
+        if moment.name not in ("table", "reports") and not self.left(stage):
             return False
         attempt, end = Attempt(self.workplace, self.options), time.monotonic() + PATIENCE
-        seen = self.seen(attempt, moment, total)
+        seen = self.seen(attempt, moment)
         while not seen() and attempt.process.poll() is None:
             assert time.monotonic() < end, f"{moment.name} was not reached:\n{''.join(attempt.lines)}"
             time.sleep(0.005)
@@ -139,7 +150,8 @@ class Killer:
             attempt.wait()
             self.check_kept()
             return False
-        self.kills[attempt.running() if moment.name != "table" else "table"] += 1
+        hit = "table" if moment.name == "table" and attempt.running() == "start" else attempt.running()
+        self.kills["refresh" if (moment.name, hit) == ("refresh", "pretrain") else hit] += 1
         attempt.kill(everything=self.random.random() < 0.75)
         self.check_kept()
         return True

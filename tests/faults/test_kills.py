@@ -33,11 +33,11 @@ def test_run__ends_with_the_undisturbed_table_however_often_it_is_killed(workpla
         expected = undisturbed[mode]
         store = workplace / f"killed-{rounds}"
         options = (*mode, "--store", store.name)
-        killer = Killer(workplace, store, options, draw)
+        killer = Killer(workplace, store, options, set(finished(expected)), draw)
         for moment in MOMENTS:
             for _ in range(moment.count):
                 if kills.total() + killer.kills.total() < KILLS:
-                    killer.kill_at(moment, len(finished(expected)))
+                    killer.kill_at(moment)
         said = killer.finish()
         assert "stages failed" not in said
         assert predictions(store) == predictions(expected) != {}
