@@ -188,5 +188,9 @@ def table(workplace: Path, options: tuple[str, ...]) -> list[dict[str, str]]:
     command = [sys.executable, "-m", "rlm", "table", TABLE, *options, "--format", "csv"]
     done = subprocess.run(command, cwd=workplace, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
-    rows = csv.DictReader(io.StringIO(done.stdout))
+    return without_costs(done.stdout)
+
+
+def without_costs(text: str) -> list[dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(text))
     return [{name: value for name, value in row.items() if name not in COSTS} for row in rows]

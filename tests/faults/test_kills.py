@@ -14,7 +14,10 @@ KILLS = int(os.environ.get("RLM_KILLS", "30"))
 SEED = int(os.environ.get("RLM_KILLS_SEED", "0"))
 COMMON = ("--scale", "micro", "--rows", "REALM,Baseline (ORQA)")
 # Dropout, because what a step draws must not depend on where a run was stopped.
-SETTINGS = ("--set", "pretrain.keep_snapshots=false", "--set", "encoder.dropout=0.1")
+SETTINGS = (
+    *("--set", "pretrain.keep_snapshots=false", "--set", "encoder.dropout=0.1"),
+    *("--set", "tokenizer.source.entities=150"),
+)
 SYNC = (*COMMON, *SETTINGS, "--set", "pretrain.index_refresh.every=2")
 ASYNC = (*COMMON, *SETTINGS, "--set", "pretrain.index_refresh={every: 4, mode: async, swap_after: 2, probes: 8}")
 
