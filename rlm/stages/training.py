@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import signal
 import time
 import warnings
 from datetime import timedelta
@@ -169,7 +168,6 @@ def fit(
     )
     last = checkpoints / "last.ckpt"
     module.train()  # transformers loads checkpoints for inference, and Lightning leaves the mode as it is
-    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(
             module,
@@ -178,9 +176,8 @@ def fit(
             weights_only=True,
         )
     except SystemExit:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from the first Ctrl-C on, and exits
-        raise KeyboardInterrupt from None
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from None
+        raise
     shutil.rmtree(checkpoints, ignore_errors=True)  # a short run has none
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

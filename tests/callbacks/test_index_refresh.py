@@ -30,7 +30,7 @@ from rlm.stages.training import fit
 from tests import worlds
 
 STEPS = 20  # a checkpoint every two of them
-PROBES = 8
+PROBES = 48
 
 
 @dataclass
