@@ -301,16 +301,20 @@ def test_snapshots__are_removed_once_no_checkpoint_names_them(make: Make) -> Non
     assert not list((run.folder / "snapshots").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("settings", [{"every": 1}, {"every": 1, "mode": "async", "swap_after": 2}])
+@pytest.mark.parametrize("settings", [{}, {"mode": "async", "swap_after": 1}])
 def test_resume__retrieves_from_the_index_that_the_checkpoint_was_training_with(
     make: Make, settings: dict[str, Any]
 ) -> None:
-    """Two swaps between two checkpoints: none of them may take away what the older one needs."""
-    undisturbed = make(**settings).fit()
-    stop(make("stopped", **settings), 9)
-    again = make("stopped", **settings).fit()
-    assert again.seen.index_steps == undisturbed.seen.index_steps[8:]
+    """Two swaps since the checkpoint of step 5: neither may take away what that one needs."""
+    undisturbed = stop(make(every=2, steps=50, keep=True, **settings), 12)
+    stop(make("stopped", every=2, steps=50, **settings), 9)
+    again = stop(make("stopped", every=2, steps=50, **settings), 12)
+    assert again.seen.index_steps == undisturbed.seen.index_steps[5:]
     assert_same(again, undisturbed)
+    assert 4 in again.left()
+    for step in again.left():
+        left, right = (run.folder / f"snapshots/{step}/retriever/model.safetensors" for run in (again, undisturbed))
+        assert left.read_bytes() == right.read_bytes(), step
 
 
 @pytest.mark.parametrize("built", [True, False])
