@@ -127,33 +127,39 @@ class OpenQa(pl.LightningModule):
         has_answer = torch.from_numpy(self.gold.contained(batch["questions"], found)).to(self.device)
         early = marginal_over(scores, has_answer).mean() if config.early_candidates else scores.new_zeros(())
         read = found[:, : config.passages_read]
-        rows = self.rows(batch["tokens"], read)
-        # [batch, passages, length, width]
-        spans = self.reader(rows).unflatten(0, read.shape) + scores[:, : read.shape[1], None, None]
-        correct = self.gold_spans(batch, read, spans.shape)
-        reader = marginal_over(spans.flatten(1), correct.flatten(1)).mean()
-        metrics = {
+        row, *where = self.gold_spans(batch, read)
+        # A question without a correct span has no loss, so only the others are read; one at least, for the graph.
+        readable = np.unique(row)
+        asked = readable if len(readable) else np.zeros(1, np.int64)
+        rows = self.rows(batch["tokens"].take(asked), read[asked])
+        # [questions read, passages, length, width]
+        spans = self.reader(rows).unflatten(0, (len(asked), -1)) + scores[asked, : read.shape[1], None, None]
+        correct = torch.zeros(spans.shape, dtype=torch.bool)
+        correct[np.searchsorted(asked, row), *where] = True
+        reader = marginal_over(spans.flatten(1), correct.flatten(1).to(self.device)).sum() / len(read)
+        metrics: dict[str, Tensor | float] = {
             "loss": reader + early,
             "reader_loss": reader.detach(),
             "early_loss": early.detach(),
             f"recall@{read.shape[1]}": has_answer[:, : read.shape[1]].any(dim=1).float().mean(),
-            "readable": correct.flatten(1).any(dim=1).float().mean(),
+            "readable": len(readable) / len(read),
         }
         self.log_dict(metrics, sync_dist=True, batch_size=len(read))
         return reader + early
 
-    def gold_spans(self, batch: dict[str, Any], passages: NDArray[np.int64], shape: torch.Size) -> Tensor:
-        """True at every occurrence of an answer, [batch, passages, length, width]."""
+    def gold_spans(self, batch: dict[str, Any], passages: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Every occurrence of an answer that the reader can give.
+
+        Returns:
+            Arrays of [occurrences]: row of the batch, column of `passages`, position in the reader's row, width - 1.
+        """
         assert self.gold is not None
         limit = self.config.passage_tokens - 2  # as `reader_rows` cuts
         row, column, start, end = self.gold.occurrences(batch["questions"], passages, limit)
-        width = end - start
-        kept = width <= self.config.max_span
-        row, column, start, width = row[kept], column[kept], start[kept], width[kept]
+        kept = end - start <= self.config.max_span
+        row, column, start, end = row[kept], column[kept], start[kept], end[kept]
         lengths = np.minimum(batch["tokens"].lengths, self.retriever.config.query_tokens - 2)
-        correct = torch.zeros(shape, dtype=torch.bool)
-        correct[row, column, start + lengths[row] + 2, width - 1] = True
-        return correct.to(self.device)
+        return row, column, start + lengths[row] + 2, end - start - 1
 
     @torch.inference_mode()
     def predict(self, questions: Ragged) -> tuple[Prediction, NDArray[np.int64]]:

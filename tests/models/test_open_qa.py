@@ -158,11 +158,20 @@ def test_gold_spans__are_those_that_the_reader_can_answer_with(world, models):
     answers = tuple(words(run) for run in given)
     module = open_qa(world, models)
     module.gold = GoldAnswers(world.corpus, [question._replace(answers=answers) for question in QUESTIONS])
-    correct = module.gold_spans(batch_of(world, rows), np.array([[long, 0]] * 2), torch.Size([2, 2, 60, WIDTH]))
+    correct = np.stack(module.gold_spans(batch_of(world, rows), np.array([[long, 0]] * 2))).T.tolist()
     for i, row in enumerate(rows):
         first = len(asked(world, row)) + 2
-        found = {(z, s - first, s - first + w + 1) for z, s, w in correct[i].nonzero().tolist()}
+        found = {(z, s - first, s - first + w + 1) for of, z, s, w in correct if of == i}
         assert found == {(0, 3, 3 + WIDTH), (0, 20, 22)}
+
+
+def test_training_step__reads_only_questions_that_it_can_learn_from(world, models):
+    module = open_qa(world, models)
+    read = []
+    module.reader.register_forward_pre_hook(lambda _, inputs: read.append(len(inputs[0]["ids"])))
+    for rows in ([2, 0, 2], [2]):
+        module.training_step(batch_of(world, rows), 0)
+    assert read == [READ, READ]
 
 
 def test_training_step__counts_questions_with_an_answer(world, models):
