@@ -68,6 +68,13 @@ class AblationTable:
     """The paper's own numbers: row, data set, column."""
     reported_source: str = ""
     model: str = "realm"
+    chosen: tuple[str, ...] = ()
+    """Data sets asked for in place of the file's."""
+
+    @property
+    def report(self) -> str:
+        """Name of its reports' files: other data sets do not overwrite those of the table."""
+        return "-".join([self.scale or "table", *self.chosen])
 
     def cells(self, content: Callable[[Any], str]) -> list[Cell]:
         """One cell for every row, data set and seed.
@@ -183,6 +190,7 @@ def load_table(
         reported=_reported(document, errors),
         reported_source=str(_mapping(document, "reported", errors).value.get("source", "")),
         model=file.model,
+        chosen=tuple(datasets),
     )
     _check_names(table, document, overlay, rows, bool(datasets), errors)
     if errors:

@@ -23,7 +23,8 @@ def render(table: "AblationTable", cells: "list[Cell]", store: Path, format: For
 
 
 def write_reports(table: "AblationTable", cells: "list[Cell]", store: Path) -> Path:
-    """Write `tables/<table>/<scale>.html` in the store, and the other formats beside it.
+    """Write `tables/<table>/<scale>.html` in the store (`<scale>-<data sets>.html` where others were asked for than the
+    table's own), and the other formats beside it.
 
     Returns:
         the page.
@@ -33,7 +34,7 @@ def write_reports(table: "AblationTable", cells: "list[Cell]", store: Path) -> P
     from rlm.report.summary import summarise
 
     summary = summarise(table, cells, store)
-    stem = store / "tables" / table.name / (table.scale or "table")
+    stem = store / "tables" / table.name / table.report
     stem.parent.mkdir(parents=True, exist_ok=True)
     for format, suffix in _SUFFIXES.items():
         path = stem.with_name(stem.name + suffix)

@@ -2,6 +2,7 @@ import csv
 import io
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,10 @@ def test_write_reports__writes_every_format_beside_the_page(finished: Finished) 
     assert set(written) == {".html", ".md", ".tex", ".csv"} and page.suffix == ".html"
     for suffix, form in ((".md", "markdown"), (".tex", "latex"), (".csv", "csv"), (".html", "html")):
         assert written[suffix] == render(*finished, form) + "\n"
+
+
+def test_write_reports__of_other_data_sets_leave_the_table_s_own(finished: Finished) -> None:
+    table, cells, store = finished
+    own = write_reports(table, cells, store)
+    other = write_reports(replace(table, chosen=("web_questions", "curated_trec")), cells, store)
+    assert other.stem == f"{own.stem}-web_questions-curated_trec" and own.exists()
