@@ -95,8 +95,6 @@ class ChunkedCrossAttention(nn.Module):
     chunk u and the first m - 1 of chunk u + 1, with one softmax over all tokens of all neighbours. The first m - 1
     tokens read nothing. The i-th of such m tokens is at distance i + m - 1 - j of token j of each neighbour
     (appendix B.1.2), as if all neighbours began where chunk u does, so that their order does not matter.
-
-    The output projection starts at 0: an untrained model is the language model around it.
     """
 
     def __init__(self, width: int, heads: int, encoded_width: int, chunk_tokens: int) -> None:

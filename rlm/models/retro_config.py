@@ -1,0 +1,73 @@
+"""Configuration of RETRO (imports nothing heavy)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScratchDecoder:
+    """A causal language model with random weights, rotary positions and RMSNorm; it trains."""
+
+    kind: Literal["scratch"] = "scratch"
+    layers: int = 6
+    hidden_size: int = 256
+    heads: int = 4
+    tie_embeddings: bool = True
+    """Predict tokens with the table that embeds them."""
+    initial_std: float = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedDecoder:
+    """RETRO-fitting (section 4.3): a GPT-2-style checkpoint, by folder or hub name, which stays as it is."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+    revision: str | None = None
+
+
+DecoderConfig = ScratchDecoder | PretrainedDecoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeighbourEncoderConfig:
+    """A bidirectional encoder with random weights."""
+
+    layers: int = 2
+    hidden_size: int = 256
+    heads: int = 4
+    share_embeddings: bool = False
+    """Embed neighbours with the decoder's table, projected to `hidden_size`; the paper's has one of its own."""
+    condition: bool = True
+    """Cross-attend, in the first layer, to the decoder's activations of the chunk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetroConfig:
+    """A decoder that reads the neighbours of each chunk from the next one (2112.04426)."""
+
+    decoder: DecoderConfig = field(default_factory=ScratchDecoder)
+    encoder: NeighbourEncoderConfig = field(default_factory=NeighbourEncoderConfig)
+    chunk_tokens: int = 64
+    cca_layers: tuple[int, ...] | None = None
+    """Decoder layers with chunked cross-attention, the first is 1; none make the base language model.
+
+    None takes every third from the sixth, as the paper, and the middle one of a decoder with fewer than six.
+    """
+    initial_std: float = 0.02
+    """Of the weights of encoder and cross-attention."""
+
+
+def attending_layers(chosen: tuple[int, ...] | None, layers: int) -> tuple[int, ...]:
+    """Numbers of the layers with chunked cross-attention in a decoder of `layers`.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    if chosen is None:
+        # Of single layers the middle is the paper's best (table of ablations).
+        return tuple(range(6, layers + 1, 3)) or ((layers + 1) // 2,)
+    absent = sorted(number for number in chosen if not 1 <= number <= layers)
+    if absent:
+        raise ValueError(f"cca_layers names {absent}, but the decoder's layers are 1 to {layers}")
+    return tuple(sorted(set(chosen)))
