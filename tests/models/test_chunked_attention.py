@@ -1,52 +1,10 @@
-"""Chunked cross-attention against a loop over tokens, written from the paper's equations in float64."""
-
-import math
+"""Chunked cross-attention against the paper's equations in float64, token by token."""
 
 import pytest
 import torch
 
 from rlm.models.chunked_attention import ChunkedCrossAttention, attend, rotate
-
-
-def turned(vector, position):
-    """Rotary encoding of one head's vector, pair by pair."""
-    half = len(vector) // 2
-    result = vector.clone()
-    for pair in range(half):
-        angle = position * 10_000.0 ** (-pair / half)
-        x, y = vector[pair], vector[pair + half]
-        result[pair] = x * math.cos(angle) - y * math.sin(angle)
-        result[pair + half] = x * math.sin(angle) + y * math.cos(angle)
-    return result
-
-
-def reference(layer, hidden, encoded, mask):
-    """CCA(H, E) token by token: one softmax over all tokens of all neighbours of chunk floor((t - (m - 1)) / m)."""
-    attention, m = layer.attention, layer.chunk_tokens
-    heads, width = attention.heads, hidden.shape[2]
-    size = width // heads
-    query, key_value, output = (w.weight.double() for w in (attention.query, attention.key_value, attention.output))
-    hidden, encoded, gain = hidden.double(), encoded.double(), layer.norm.weight.double()
-    update = torch.zeros_like(hidden)
-    for row in range(len(hidden)):
-        for t in range(m - 1, hidden.shape[1]):
-            u, i = divmod(t - (m - 1), m)
-            h = hidden[row, t]
-            q = query @ (h / (h.square().mean() + 1e-6).sqrt() * gain)
-            tokens = [(n, j) for n in range(encoded.shape[2]) for j in range(encoded.shape[3]) if mask[row, u, n, j]]
-            read = torch.zeros(width, dtype=torch.float64)
-            for head in range(heads):
-                span = slice(head * size, (head + 1) * size)
-                logits, values = [], []
-                for n, j in tokens:
-                    k, v = (key_value @ encoded[row, u, n, j]).chunk(2)
-                    # Distance i - j + m - 1.
-                    logits.append(turned(q[span], i + m - 1) @ turned(k[span], j) / math.sqrt(size))
-                    values.append(v[span])
-                if tokens:
-                    read[span] = torch.stack(logits).softmax(dim=0) @ torch.stack(values)
-            update[row, t] = output @ read
-    return update
+from tests.models import retro_reference
 
 
 def layer_and_inputs(m, length, k, r, batch=2, width=8, heads=2, encoded_width=6):
@@ -56,7 +14,7 @@ def layer_and_inputs(m, length, k, r, batch=2, width=8, heads=2, encoded_width=6
     chunks = length // m
     hidden = torch.randn(batch, length, width)
     encoded = torch.randn(batch, chunks, k, r, encoded_width)
-    return layer, hidden, encoded, torch.rand(batch, chunks, k, r) < 0.7
+    return layer, hidden, encoded, torch.arange(r) < torch.randint(1, r + 1, (batch, chunks, k, 1))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +24,10 @@ def test_cca__equals_the_papers_equations(m, length, k, r):
     layer, hidden, encoded, mask = layer_and_inputs(m, length, k, r)
     mask[0, 0], mask[1, -1, 0] = False, False
     found = layer(hidden, *layer.keys_values(encoded), mask.flatten(2))
-    torch.testing.assert_close(found.double(), reference(layer, hidden, encoded, mask), atol=1e-5, rtol=1e-5)
+    for row in range(len(hidden)):
+        real = retro_reference.unpadded(encoded[row].double(), mask[row])
+        expected = retro_reference.cross_attention(layer, hidden[row].double(), real)
+        torch.testing.assert_close(found[row].double(), expected, atol=1e-5, rtol=1e-5)
     assert found[:, m - 1 :].abs().max() > 0.01
 
 
