@@ -1,8 +1,8 @@
 """Attention of RETRO (Borgeaud et al. 2021, 2112.04426): rotary relative positions, chunks that read their neighbours.
 
-The paper adds a learned bias of relative distance to the logits. Here queries and keys are rotated instead (Su et al.
-2021, 2104.09864): logits still depend on nothing but content and distance, and torch's fused kernels, which never hold
-a matrix of attention weights, need no bias.
+The paper adds a learned function of the distance to the logits (B.1.2). Here queries and keys are rotated instead (Su
+et al. 2021, 2104.09864): logits still depend on nothing but content and distance, and torch's fused kernels, which
+never hold a matrix of attention weights, need no bias.
 """
 
 import torch
@@ -89,12 +89,12 @@ class Attention(nn.Module):
 
 
 class ChunkedCrossAttention(nn.Module):
-    """Chunks read the neighbours of the chunk before them (section 2.4, equation 5).
+    """Chunks read the neighbours of the chunk before them (section 2.4, equations 3 and 4).
 
     Position t reads the neighbours of chunk u = floor((t - (m - 1)) / m), for chunks of m tokens: the last token of
     chunk u and the first m - 1 of chunk u + 1, with one softmax over all tokens of all neighbours. The first m - 1
     tokens read nothing. The i-th of such m tokens is at distance i + m - 1 - j of token j of each neighbour
-    (appendix B.1.2), as if all neighbours began where chunk u does, so that their order does not matter.
+    (equation 6), as if all neighbours began where chunk u does, so that their order does not matter.
     """
 
     def __init__(self, width: int, heads: int, encoded_width: int, chunk_tokens: int) -> None:

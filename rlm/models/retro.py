@@ -20,7 +20,7 @@ class Neighbours(NamedTuple):
 
 
 class NeighbourEncoder(nn.Module):
-    """Reads each neighbour in both directions, and in its first layer the chunk that found it (section 2.4)."""
+    """Reads each neighbour in both directions, and in its first layer (table 10) the chunk that found it."""
 
     def __init__(self, config: NeighbourEncoderConfig, decoder: Decoder) -> None:
         super().__init__()

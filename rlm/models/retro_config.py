@@ -19,7 +19,7 @@ class ScratchDecoder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedDecoder:
-    """RETRO-fitting (section 4.3): a GPT-2-style checkpoint, by folder or hub name, which stays as it is."""
+    """RETRO-fitting (section 4.2): a GPT-2-style checkpoint, by folder or hub name, which stays as it is."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
@@ -65,7 +65,7 @@ def attending_layers(chosen: tuple[int, ...] | None, layers: int) -> tuple[int, 
         ValueError: there is no such layer.
     """
     if chosen is None:
-        # Of single layers the middle is the paper's best (table of ablations).
+        # Of single layers the middle is the paper's best (table 13).
         return tuple(range(6, layers + 1, 3)) or ((layers + 1) // 2,)
     absent = sorted(number for number in chosen if not 1 <= number <= layers)
     if absent:
