@@ -75,7 +75,8 @@ def run_stages(
     watch: Callable[[Event], None],
     cost: Callable[[Stage], float] = lambda stage: 1.0,
 ) -> Outcome:
-    """Compute every stage once its inputs are done, those with the longest way to go first.
+    """Compute every stage once its inputs are done: first those that need none, for they read the user's files and may
+    find a mistake there, then those with the longest way to go.
 
     A failed stage takes those that depend on it with it; the others go on. A stage whose process died is started
     once more.
@@ -94,7 +95,7 @@ def run_stages(
     running: set[str] = set()
     while waiting or running:
         ready = [key for key, stage in waiting.items() if all(i.key in done for i in stage.inputs.values())]
-        for key in sorted(ready, key=lambda key: -priority[key])[: launcher.free()]:
+        for key in sorted(ready, key=lambda key: (bool(stages[key].inputs), -priority[key]))[: launcher.free()]:
             launcher.submit(waiting.pop(key))
             running.add(key)
             watch(Event("started", key))

@@ -73,6 +73,15 @@ def test_run_stages__when_inputs_come_first_and_long_ways_before_short() -> None
     assert launcher.order == [LEFT.key, RIGHT.key, LAST.key] or launcher.order == [LEFT.key, LAST.key, RIGHT.key]
 
 
+def test_run_stages__when_a_stage_reads_the_user_s_files_it_is_among_the_first() -> None:
+    """A mistake in the questions is not found after hours of pre-training."""
+    questions, launcher = _stage("questions", 4), _Instant()
+    last = _stage("evaluate", 5, finetune=LEFT, questions=questions)
+    stages = {stage.key: stage for stage in (CORPUS, LEFT, RIGHT, questions, last)}
+    run_stages(stages, set(), launcher, _ignore)
+    assert set(launcher.order[:2]) == {CORPUS.key, questions.key}
+
+
 def test_run_stages__when_all_is_finished() -> None:
     launcher = _Instant()
     run_stages(STAGES, set(STAGES), launcher, _ignore)

@@ -6,10 +6,13 @@ import pytest
 
 from rlm.data.config import EncyclopediaSource
 from rlm.errors import ConfigError
+from rlm.retrieval.config import PretrainedEncoder
 from rlm.stages.checks import check_realm
+from rlm.stages.stage import Stage
 from rlm.table import AblationTable, distinct_stages, load_table
 
-EXPERIMENTS = Path(__file__).parent / "fakes" / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "tests" / "fakes" / "experiments"
 
 
 @pytest.fixture
@@ -95,6 +98,22 @@ def test_distinct_stages__when_a_row_does_not_need_pretraining(folder: Path) -> 
     table = load_table(folder / "table.yaml", rows=["Baseline (ORQA)"])
     names = {stage.name for stage, _ in distinct_stages(table.cells(_no_content)).values()}
     assert "pretrain" not in names
+
+
+def test_cells__when_the_files_of_a_checkpoint_change() -> None:
+    """A folder is no name for what is in it."""
+    table = load_table(
+        ROOT / "experiments" / "realm_table2.yaml", "small", rows=["REALM"], settings=["warm_start=null"]
+    )
+
+    def stages(content: str) -> dict[str, Stage]:
+        (cell,) = table.cells(lambda source: content if isinstance(source, PretrainedEncoder) else "")
+        return cell.stages
+
+    before, after = stages(""), stages("other weights")
+    assert {role for role in before if before[role].content != after[role].content} == {"ict", "pretrain"}
+    assert all(before[role].key != after[role].key for role in ("ict", "pretrain", "index", "finetune", "evaluate"))
+    assert before["corpus"].key == after["corpus"].key
 
 
 def test_cells__when_there_are_seeds_and_files_change(folder: Path) -> None:
