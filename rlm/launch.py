@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rlm.config import Runtime, to_plain
+from rlm.errors import ConfigError
 from rlm.stages.stage import Stage
 from rlm.stages.store import LOG, stage_folder
 from rlm.stages.wire import pack
@@ -190,9 +191,17 @@ class Share:
 
 
 def share(runtime: Runtime) -> Share:
-    """`runtime.jobs` and `runtime.threads`, else one stage per GPU, or per two cores, and an equal share of cores."""
+    """`runtime.jobs` and `runtime.threads`, else one stage per GPU, or per two cores, and an equal share of cores.
+
+    Raises:
+        ConfigError: GPUs are asked for and none was found.
+    """
     cores = len(os.sched_getaffinity(0))
     gpus = tuple(gpu_memory(runtime))
+    if runtime.device == "cuda" and not gpus:
+        raise ConfigError(
+            "--device cuda: nvidia-smi shows no GPU; name them by CUDA_VISIBLE_DEVICES, or use --device cpu"
+        )
     jobs = runtime.jobs or max(1, len(gpus) // runtime.devices if gpus else cores // 2)
     return Share(jobs, runtime.threads or max(1, cores // jobs), gpus)
 

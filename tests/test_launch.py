@@ -13,6 +13,7 @@ import pytest
 from rlm import launch
 from rlm.config import Runtime
 from rlm.data.config import RulesTagger, TrainedTokenizer
+from rlm.errors import ConfigError
 from rlm.launch import Event, LocalPool, gpu_memory, run_stages, share
 from rlm.stages.stage import Stage
 from rlm.stages.store import find_finished, prepare_store
@@ -117,6 +118,8 @@ def test_share__when_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (share(Runtime()).jobs, share(Runtime()).threads) == (8, 2)
     assert (share(Runtime(jobs=2)).jobs, share(Runtime(jobs=2)).threads) == (2, 8)
     assert share(Runtime(jobs=2, threads=3)).threads == 3
+    with pytest.raises(ConfigError, match="--device cuda: nvidia-smi shows no GPU"):
+        share(Runtime(device="cuda"))
 
 
 def test_gpu_memory__when_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,19 @@ def _content(config: Any, content: Callable[[Any], str]) -> str:
     return "" if isinstance(config, ScratchEncoder) else content(config)
 
 
+def realm_columns(experiment: RealmExperiment) -> tuple[str, ...]:
+    """What the evaluation stages measure."""
+    zero_shot = (f"zero_shot_recall@{k}" for k in experiment.evaluate.recall_at)
+    return ("exact_match", f"recall@{experiment.finetune.passages_read}", *zero_shot)
+
+
+def realm_measured_on(experiment: RealmExperiment, dataset: str) -> str:
+    """The questions that the evaluation stages ask, in words."""
+    split = experiment.evaluate.split
+    limit = getattr(experiment.questions[dataset], f"{split}_limit")
+    return f"the {split} split" + (f", at most its first {limit:,} questions" if limit else "")
+
+
 def realm_stages(
     experiment: RealmExperiment, dataset: str, seed: int, content: Callable[[Any], str]
 ) -> dict[str, Stage]:
