@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rlm.config import Runtime, to_plain
+from rlm.errors import ConfigError
 from rlm.stages.stage import Stage
 from rlm.stages.store import LOG, stage_folder
 from rlm.stages.wire import pack
@@ -75,7 +76,8 @@ def run_stages(
     watch: Callable[[Event], None],
     cost: Callable[[Stage], float] = lambda stage: 1.0,
 ) -> Outcome:
-    """Compute every stage once its inputs are done, those with the longest way to go first.
+    """Compute every stage once its inputs are done: first those that need none, for they read the user's files and may
+    find a mistake there, then those with the longest way to go.
 
     A failed stage takes those that depend on it with it; the others go on. A stage whose process died is started
     once more.
@@ -94,7 +96,7 @@ def run_stages(
     running: set[str] = set()
     while waiting or running:
         ready = [key for key, stage in waiting.items() if all(i.key in done for i in stage.inputs.values())]
-        for key in sorted(ready, key=lambda key: -priority[key])[: launcher.free()]:
+        for key in sorted(ready, key=lambda key: (bool(stages[key].inputs), -priority[key]))[: launcher.free()]:
             launcher.submit(waiting.pop(key))
             running.add(key)
             watch(Event("started", key))
@@ -189,9 +191,17 @@ class Share:
 
 
 def share(runtime: Runtime) -> Share:
-    """`runtime.jobs` and `runtime.threads`, else one stage per GPU, or per two cores, and an equal share of cores."""
+    """`runtime.jobs` and `runtime.threads`, else one stage per GPU, or per two cores, and an equal share of cores.
+
+    Raises:
+        ConfigError: GPUs are asked for and none was found.
+    """
     cores = len(os.sched_getaffinity(0))
     gpus = tuple(gpu_memory(runtime))
+    if runtime.device == "cuda" and not gpus:
+        raise ConfigError(
+            "--device cuda: nvidia-smi shows no GPU; name them by CUDA_VISIBLE_DEVICES, or use --device cpu"
+        )
     jobs = runtime.jobs or max(1, len(gpus) // runtime.devices if gpus else cores // 2)
     return Share(jobs, runtime.threads or max(1, cores // jobs), gpus)
 

@@ -76,6 +76,11 @@ class AblationTable:
         """Name of its reports' files: other data sets do not overwrite those of the table."""
         return "-".join([self.scale or "table", *self.chosen])
 
+    def measured_on(self, dataset: str) -> str:
+        """The questions that the rows are asked, in words."""
+        describe = MODELS[self.model].measured_on
+        return "; ".join(dict.fromkeys(describe(experiment, dataset) for experiment in self.rows.values()))
+
     def cells(self, content: Callable[[Any], str]) -> list[Cell]:
         """One cell for every row, data set and seed.
 
@@ -302,14 +307,14 @@ def _check_names(
     for row in table.reported:
         if row not in names:
             unknown(document.place(("reported", row)), "reported", row, names)
-    columns = MODELS[table.model].columns
     asked = [(("columns", str(i)), column) for i, column in enumerate(table.columns)]
     asked += [(("trends", str(i)), trend.column) for i, trend in enumerate(table.trends)]
+    measured = {row: MODELS[table.model].columns(experiment) for row, experiment in table.rows.items()}
     for location, column in asked:
-        head, at, number = column.partition("@")
-        if head + at not in columns or (at and not number.isdigit()):
-            shown = [name + "5" if name.endswith("@") else name for name in columns]
-            unknown(document.place(location), location[0], column, shown)
+        without = [row for row, columns in measured.items() if column not in columns]
+        if without:
+            which = "" if len(without) == len(measured) else f" in row `{without[0]}`"
+            unknown(document.place(location), location[0] + which, column, measured[without[0]])
     if not table.datasets:
         errors.append(f"{document.place(())}: datasets: none given; write `datasets: [NAME]` here or in the scale")
     if not table.seeds:

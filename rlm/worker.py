@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from multiprocessing import reduction
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,10 +29,18 @@ _SECONDS_BETWEEN_PROGRESS = 0.2
 
 
 class _PipeReporter:
+    """Tells the pool, by JSON lines. A process spawned for DDP gets the same pipe."""
+
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
         self._last = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"pipe": reduction.DupFd(self._out.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(os.fdopen(state["pipe"].detach(), "w", encoding="utf-8"))  # type: ignore[misc]
 
     def send(self, kind: str, **data: Any) -> None:
         with self._lock:

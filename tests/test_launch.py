@@ -13,6 +13,7 @@ import pytest
 from rlm import launch
 from rlm.config import Runtime
 from rlm.data.config import RulesTagger, TrainedTokenizer
+from rlm.errors import ConfigError
 from rlm.launch import Event, LocalPool, gpu_memory, run_stages, share
 from rlm.stages.stage import Stage
 from rlm.stages.store import find_finished, prepare_store
@@ -73,6 +74,15 @@ def test_run_stages__when_inputs_come_first_and_long_ways_before_short() -> None
     assert launcher.order == [LEFT.key, RIGHT.key, LAST.key] or launcher.order == [LEFT.key, LAST.key, RIGHT.key]
 
 
+def test_run_stages__when_a_stage_reads_the_user_s_files_it_is_among_the_first() -> None:
+    """A mistake in the questions is not found after hours of pre-training."""
+    questions, launcher = _stage("questions", 4), _Instant()
+    last = _stage("evaluate", 5, finetune=LEFT, questions=questions)
+    stages = {stage.key: stage for stage in (CORPUS, LEFT, RIGHT, questions, last)}
+    run_stages(stages, set(), launcher, _ignore)
+    assert set(launcher.order[:2]) == {CORPUS.key, questions.key}
+
+
 def test_run_stages__when_all_is_finished() -> None:
     launcher = _Instant()
     run_stages(STAGES, set(STAGES), launcher, _ignore)
@@ -108,6 +118,8 @@ def test_share__when_there_are_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (share(Runtime()).jobs, share(Runtime()).threads) == (8, 2)
     assert (share(Runtime(jobs=2)).jobs, share(Runtime(jobs=2)).threads) == (2, 8)
     assert share(Runtime(jobs=2, threads=3)).threads == 3
+    with pytest.raises(ConfigError, match="--device cuda: nvidia-smi shows no GPU"):
+        share(Runtime(device="cuda"))
 
 
 def test_gpu_memory__when_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,13 @@ import pytest
 
 from rlm.data.config import EncyclopediaSource
 from rlm.errors import ConfigError
+from rlm.retrieval.config import PretrainedEncoder
 from rlm.stages.checks import check_realm
+from rlm.stages.stage import Stage
 from rlm.table import AblationTable, distinct_stages, load_table
 
-EXPERIMENTS = Path(__file__).parent / "fakes" / "experiments"
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "tests" / "fakes" / "experiments"
 
 
 @pytest.fixture
@@ -97,6 +100,22 @@ def test_distinct_stages__when_a_row_does_not_need_pretraining(folder: Path) -> 
     assert "pretrain" not in names
 
 
+def test_cells__when_the_files_of_a_checkpoint_change() -> None:
+    """A folder is no name for what is in it."""
+    table = load_table(
+        ROOT / "experiments" / "realm_table2.yaml", "small", rows=["REALM"], settings=["warm_start=null"]
+    )
+
+    def stages(content: str) -> dict[str, Stage]:
+        (cell,) = table.cells(lambda source: content if isinstance(source, PretrainedEncoder) else "")
+        return cell.stages
+
+    before, after = stages(""), stages("other weights")
+    assert {role for role in before if before[role].content != after[role].content} == {"ict", "pretrain"}
+    assert all(before[role].key != after[role].key for role in ("ict", "pretrain", "index", "finetune", "evaluate"))
+    assert before["corpus"].key == after["corpus"].key
+
+
 def test_cells__when_there_are_seeds_and_files_change(folder: Path) -> None:
     table = load_table(folder / "table.yaml", seeds=[0, 1])
     assert len(table.cells(_no_content)) == 14
@@ -125,6 +144,9 @@ MISTAKES = {
     "trend of one row": ("REALM > Baseline (ORQA)", "REALM>Baseline", "has one row; write `ROW > ROW`, with spaces"),
     "column": ("[exact_match,", "[exact_mutch,", "table.yaml:3: columns: no `exact_mutch`; did you mean `exact_match`?"),
     "column without a number": ("recall@5]", "recall@]", "columns: no `zero_shot_recall@`; did you mean"),
+    "column that is not measured": ("recall@5]", "recall@7]", "columns: no `zero_shot_recall@7`; did you mean"),
+    "column that one row does not measure": (
+        "  REALM: {}", "  REALM: {evaluate.recall_at: [1]}", "columns in row `REALM`: no `zero_shot_recall@5`"),
     "reported row": ("  REALM: {nq_open", "  RELM: {nq_open", "table.yaml:17: reported: no `RELM`; did you mean `REALM`?"),
     "reported number": ("38.2", "thirty", "reported.REALM.nq_open.exact_match: found `thirty` (text); write a number"),
     "unknown table field": ("baseline:", "base_line:", "table.yaml:4: base_line: no such field of a table; did you mean"
@@ -193,6 +215,11 @@ CHECKS = {
     "pretrain.index_refresh.swap_after=3": "pretrain.index_refresh.swap_after: only read where mode is async",
     "retriever.passage_tokens=600": "retriever.passage_tokens: 600 word pieces, the encoder reads 512",
     "finetune.passage_tokens=480": "finetune.passage_tokens: 480 and retriever.query_tokens 64 make 544",
+    "index={kind: ivf_pq, sub_quantizers: 60}": "index.sub_quantizers: 60 do not divide the embeddings' width of 128",
+    "evaluate.batch_size=0": "evaluate.batch_size: found 0",
+    "pretrain.index_refresh.measure_every=0": "pretrain.index_refresh: write a `measure_every` of at least 1",
+    "pretrain.index_refresh={agreement_below: 0.5, probes: 0}": "pretrain.index_refresh.probes: agreement is measured",
+    "encoder={kind: pretrained, name: x}": "finetune.passage_tokens: 500 and retriever.query_tokens 64 make 564",
     "corpus={source: {kind: files, files: [a], limit: 3}, packing: as_is}": "pretrain.candidates: 5 passages are asked"
     " of a corpus of 3",
 }  # fmt: skip
@@ -200,7 +227,8 @@ CHECKS = {
 
 @pytest.mark.parametrize("setting", CHECKS)
 def test_check_realm__when_fields_do_not_fit_together(folder: Path, setting: str) -> None:
-    message = _errors(folder / "table.yaml", settings=[setting])
+    settings = [setting, "finetune.passage_tokens=500"] if "pretrained" in setting else [setting]
+    message = _errors(folder / "table.yaml", settings=settings)
     assert CHECKS[setting] in message
     if setting.count("=") == 1 and "{" not in setting:
         assert f"--set {setting}" in message, "the place is told"

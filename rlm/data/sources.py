@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rlm.data.config import (
     EncyclopediaSource,
@@ -18,6 +18,7 @@ from rlm.data.config import (
     HubSource,
     RulesTagger,
     SpacyTagger,
+    TaggerConfig,
     TokenClassificationTagger,
 )
 from rlm.data.records import Problems, Record, read_records
@@ -151,26 +152,36 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
     return list(files)
 
 
-def content_digest(source: Source | RulesTagger | SpacyTagger | TokenClassificationTagger, data: Path | None) -> str:
-    """SHA-256 over the bytes of the files that a source or tagger reads, in order; "" where it reads none.
+class Checkpoint(Protocol):
+    """Weights or a tokenizer by folder or hub name."""
 
-    A hub's data set or model is identified by its revision, which this returns. Files that did not change since they
-    were last read (path, size, time) are not read again, so planning stays fast.
+    @property
+    def name(self) -> str: ...
+
+
+def content_digest(source: Source | TaggerConfig | Checkpoint, data: Path | None) -> str:
+    """SHA-256 over the bytes of the files that a source, tagger or checkpoint reads, in order; "" where it reads none.
+
+    A hub's data set or model is identified by its revision, which this returns for what has to have one. Files that did
+    not change since they were last read (path, size, time) are not read again, so planning stays fast.
 
     Raises:
         ConfigError: files that are missing.
     """
-    if isinstance(source, HubSource):
-        return source.revision
     if isinstance(source, FilesSource):
         return _digest(source_files(source.files, data))
-    if isinstance(source, TokenClassificationTagger):
-        files = source_files(source.train_files, data) if source.train_files else []
-        folder = Path(source.name).expanduser()
-        if folder.is_dir():
-            files += sorted(path for path in folder.iterdir() if path.is_file())
-        return _digest(files) if files else source.revision or ""
-    return ""
+    if isinstance(source, (EncyclopediaSource, RulesTagger, SpacyTagger)):
+        return ""
+    if isinstance(source, HubSource):
+        return source.revision
+    trained_on = source.train_files if isinstance(source, TokenClassificationTagger) else ()
+    files = source_files(trained_on, data) if trained_on else []
+    folder = Path(source.name).expanduser()
+    if folder.is_dir():
+        files += sorted(path for path in folder.iterdir() if path.is_file())
+    if files:
+        return _digest(files)
+    return (source.revision or "") if isinstance(source, TokenClassificationTagger) else ""
 
 
 def _digest(files: list[Path]) -> str:

@@ -35,4 +35,4 @@ class ExactMatch(Metric):
 
     def compute(self) -> Tensor:
         """Scalar in percent; nan before the first prediction."""
-        return 100 * self.correct / self.total
+        return 100 * self.correct.double() / self.total

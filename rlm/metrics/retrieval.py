@@ -45,5 +45,5 @@ class RecallAtK(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`recall@k` -> scalar in percent, for each k; nan before the first question."""
-        recall = 100 * self.hits / self.total
+        recall = 100 * self.hits.double() / self.total
         return {f"recall@{k}": value for k, value in zip(self.k, recall, strict=True)}

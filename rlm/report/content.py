@@ -134,6 +134,7 @@ def _legend(summary: Summary, dataset: str) -> str:
     table = summary.table
     several = len(table.seeds) > 1
     sentences = [
+        f"Questions: {table.measured_on(dataset)}.",
         f"Mean over {len(table.seeds)} seeds ± standard deviation between them." if several else "One seed.",
         f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
         f" (paired bootstrap over questions, {RESAMPLES:,} resamples{', seeds averaged' if several else ''}).",
@@ -142,11 +143,12 @@ def _legend(summary: Summary, dataset: str) -> str:
         " that uses it.",
     ]
     if table.baseline not in table.rows:
-        sentences[1] = f"No tests: the baseline row {table.baseline} is left out."
+        sentences[2] = f"No tests: the baseline row {table.baseline} is left out."
     if _columns_reported(summary, dataset):
         on = summary.reported_on(dataset)
-        elsewhere = "" if on == dataset else f" These are on {on}, not {dataset}: compare the order of the rows only."
-        sentences.append(f"Paper: {table.reported_source or table.paper}.{elsewhere}")
+        elsewhere = "" if on == dataset else f" These are on {on}, not {dataset}."
+        smaller = "" if table.scale == "paper" else f" At scale {table.scale}, compare the order of the rows only."
+        sentences.append(f"Paper: {table.reported_source or table.paper}.{elsewhere}{smaller}")
     return " ".join(sentences)
 
 

@@ -160,10 +160,6 @@ def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Sc
         record = results.finished.get(stage.key)
         if record is None:
             continue
-        if column not in record["metrics"]:
-            known = ", ".join(name for name in record["metrics"] if name != "n")
-            results.notes.append(f"{column} of {cell.row}: {stage.name} measured {known}; see `evaluate.recall_at`")
-            continue
         path = stage_folder(store, stage) / source.file
         questions, values = _answered(path, path.stat().st_mtime_ns, column)
         if not questions or abs(values.mean() - record["metrics"][column]) > 1e-6:

@@ -41,6 +41,10 @@ class Index(ABC):
     def __len__(self) -> int:
         return self.size
 
+    def any_left(self, count: int) -> bool:
+        """Whether a process that searches this index has queries left; `count` are those of this one."""
+        return count > 0
+
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best passages of each query.
 
@@ -85,19 +89,22 @@ def check_embeddings(embeddings: Embeddings) -> None:
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}: an index needs [passages, dim], neither zero")
 
 
-def build_index(config: IndexConfig, embeddings: Embeddings, device: torch.device | str = "cpu") -> Index:
+def build_index(
+    config: IndexConfig, embeddings: Embeddings, device: torch.device | str = "cpu", whole: bool = False
+) -> Index:
     """An index of the kind that the configuration names.
 
     Args:
         config: kind and its settings.
         embeddings: [passages, dim], float32; not copied where the kind re-ranks from them.
         device: where exact search runs.
+        whole: a sharded index too is built by this process alone, without the other ranks, to be written.
 
     Raises:
         ValueError: no passages, or too few for the kind.
     """
     check_embeddings(embeddings)
-    if isinstance(config, ExactIndex):
+    if isinstance(config, ExactIndex) or (whole and isinstance(config, ShardedExact)):
         from rlm.retrieval.exact import Exact
 
         return Exact(config, embeddings, device)
@@ -190,7 +197,7 @@ def search_excluding(
     scores = torch.empty(len(queries), k, device=queries.device)
     ids = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     rows, depth = np.arange(len(queries)), min(k + 1, index.size)
-    while len(rows):
+    while index.any_left(len(rows)):  # an index over several ranks is searched by all of them, or none
         chosen = torch.from_numpy(rows).to(queries.device)
         found_scores, found = (part.to(queries.device) for part in index.search(queries[chosen], depth))
         # [rows, depth]

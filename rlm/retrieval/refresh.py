@@ -93,7 +93,7 @@ def build_snapshot_index(
     embeddings = allocate(part / "embeddings.npy", (len(tokens), encoder.dim))
     embed_corpus(encoder, tokens, titles, special, embeddings, progress)
     embeddings.flush()
-    build_index(index_config, embeddings).save(part)
+    build_index(index_config, embeddings, whole=True).save(part)
     link = out / "embeddings.npy"
     link.unlink(missing_ok=True)
     os.link(part / "embeddings.npy", link)

@@ -62,6 +62,9 @@ class Sharded(Index):
             return self.local.device
         return torch.device("cpu")
 
+    def any_left(self, count: int) -> bool:
+        return any(_gathered(count, self._exchange_device))
+
     @torch.no_grad()
     def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if len(self.sizes) == 1:

@@ -84,8 +84,9 @@ def find_run(store: Path, run: str) -> Path:
     return store / "stages" / names[0]
 
 
-def _batch_of(corpus: Corpus, text: str) -> Ragged:
-    return question_tokens(corpus, [Question("", text, (), "string")])
+def _batch_of(corpus: Corpus, text: str, limit: int) -> Ragged:
+    """The first word pieces of a text, as one row: what a model with such a limit was trained to read."""
+    return question_tokens(corpus, [Question("", text, (), "string")]).take(np.zeros(1, np.int64), limit)
 
 
 def _shares(scores: torch.Tensor) -> list[float]:
@@ -104,11 +105,11 @@ def answer_question(
     corpus = Corpus.open(store / "stages" / record["inputs"]["corpus"])
     index = store / "stages" / record["inputs"]["index"]
     module: OpenQa = load_open_qa(config, folder, index, corpus, Runtime())
-    tokens = _batch_of(corpus, question)
+    tokens = _batch_of(corpus, question, config["retriever"].query_tokens - 2)
     with torch.inference_mode():
         query = module.embed_questions(tokens)
         if passage is not None:
-            given = _batch_of(corpus, passage)
+            given = _batch_of(corpus, passage, config["finetune"].passage_tokens - 2)
             rows = to_tensors(join([tokens, given], corpus.special))
             passages, prior = [Passage("given", "", passage)], [1.0]
         else:
@@ -169,11 +170,14 @@ def fill_mask(
     encoder = load_encoder(folder / "encoder")
     module = Realm(DualEncoder.load(folder / "retriever", retriever), encoder, corpus, pretrain).to(device).eval()
     module.index = open_snapshot(_index_of(store, folder.name), device)
-    before, after = (_batch_of(corpus, part).values for part in sentence.split("[MASK]"))
+    limit = pretrain.query_tokens - 2
+    before, after = (_batch_of(corpus, part, limit).values for part in sentence.split("[MASK]"))
     own = answer is None
-    pieces = np.zeros(1, np.int64) if answer is None else _batch_of(corpus, answer).values
+    pieces = np.zeros(1, np.int64) if answer is None else _batch_of(corpus, answer, limit).values
     if not len(pieces):
         raise ConfigError("--answer is empty; write the text that [MASK] stands for, or leave it out")
+    if len(before) + len(pieces) + len(after) > limit:
+        raise ConfigError(f"the sentence has more than {limit} word pieces, which this run read; shorten it")
     masked = Ragged.from_rows([[*before, *[corpus.special.mask] * len(pieces), *after]])
     positions = torch.arange(len(before), len(before) + len(pieces)).unsqueeze(0)
     with torch.inference_mode():
@@ -189,7 +193,7 @@ def fill_mask(
         marginal = float(marginal_log_likelihood(scores, likelihood, mask, "joint").exp())
         of_passages = [float(p) for p in likelihood[0].sum(1).exp()]
         if passage is not None:
-            rows = to_tensors(join([masked, _batch_of(corpus, passage)], corpus.special))
+            rows = to_tensors(join([masked, _batch_of(corpus, passage, pretrain.passage_tokens - 2)], corpus.special))
             rows = {name: value.to(device) for name, value in rows.items()}
             given = float(encoder(rows, batch["positions"], batch["targets"]).sum().exp())
     table = Table("p(z|x)", "passage", "p(y|z,x)", title=f"y = {corpus.tokenizer.decode(pieces)}")

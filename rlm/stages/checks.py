@@ -1,12 +1,15 @@
 """Mistakes between the fields of an experiment, found before work starts (imports nothing heavy)."""
 
+from importlib.util import find_spec
+
 from rlm.data.config import FilesSource, TokenClassificationTagger
-from rlm.retrieval.config import FaissIvfPq, ScratchEncoder
+from rlm.retrieval.config import EncoderConfig, FaissFlat, FaissHnsw, FaissIvfPq, ScratchEncoder
 from rlm.stages.experiment import RealmExperiment
 
 # [CLS] and two [SEP], as every passage input has.
 _SPECIAL = 3
 _MULTIPLE = 8  # of `rlm.data.tokens.join`
+_BERT_POSITIONS = 512  # of every published BERT checkpoint
 
 
 def check_realm(experiment: RealmExperiment) -> list[str]:
@@ -39,7 +42,13 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
         mistakes.append(f"finetune.early_candidates: found {e.finetune.early_candidates}; write 0 to switch it off")
     if not e.evaluate.recall_at or min(e.evaluate.recall_at) < 1:
         mistakes.append("evaluate.recall_at: write at least one number of passages, each above 0, such as [1, 5, 20]")
+    if e.evaluate.batch_size < 1:
+        mistakes.append(f"evaluate.batch_size: found {e.evaluate.batch_size}; write at least 1")
     refresh = e.pretrain.index_refresh
+    if refresh.measure_every < 1 or refresh.probes < 0:
+        mistakes.append("pretrain.index_refresh: write a `measure_every` of at least 1 and `probes` of at least 0")
+    if refresh.agreement_below is not None and not refresh.probes:
+        mistakes.append("pretrain.index_refresh.probes: agreement is measured on them; write some, such as 256")
     if refresh.staleness < 1 or (refresh.every is not None and refresh.every < 1):
         mistakes.append("pretrain.index_refresh: `every` and `staleness` count optimizer steps; write 1 or more")
     if refresh.swap_after is not None and refresh.mode == "sync":
@@ -56,7 +65,7 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
             mistakes.append(
                 f"{name}.hidden_size: {encoder.hidden_size} is no multiple of {encoder.heads} heads; change one of them"
             )
-    mistakes += _lengths(e)
+    mistakes += _lengths(e) + _index(e)
     limit = e.corpus.source.limit if isinstance(e.corpus.source, FilesSource) else None
     if limit is not None and e.corpus.packing == "as_is":
         wanted = {
@@ -73,31 +82,44 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
     return mistakes
 
 
+def _index(e: RealmExperiment) -> list[str]:
+    mistakes: list[str] = []
+    if isinstance(e.index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
+        mistakes.append(f"index.kind: {e.index.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
+    width = e.retriever.projection
+    if isinstance(e.index, FaissIvfPq) and width is not None and width % e.index.sub_quantizers:
+        mistakes.append(
+            f"index.sub_quantizers: {e.index.sub_quantizers} do not divide the embeddings' width of {width};"
+            " write a divisor"
+        )
+    return mistakes
+
+
+def _positions(encoder: EncoderConfig) -> int:
+    """Word pieces that an encoder reads."""
+    return encoder.max_positions if isinstance(encoder, ScratchEncoder) else _BERT_POSITIONS
+
+
 def _lengths(e: RealmExperiment) -> list[str]:
     mistakes: list[str] = []
-    if isinstance(e.encoder, ScratchEncoder):
-        positions = e.encoder.max_positions
-        pretrain = e.pretrain.query_tokens + e.pretrain.passage_tokens
-        if pretrain > positions:
-            mistakes.append(
-                f"pretrain.passage_tokens: {e.pretrain.passage_tokens} and query_tokens {e.pretrain.query_tokens} make"
-                f" {pretrain} word pieces, the encoder reads {positions}; shorten them or raise encoder.max_positions"
-            )
-        if e.finetune.passage_tokens + e.retriever.query_tokens > positions:
-            mistakes.append(
-                f"finetune.passage_tokens: {e.finetune.passage_tokens} and retriever.query_tokens"
-                f" {e.retriever.query_tokens} make {e.finetune.passage_tokens + e.retriever.query_tokens} word pieces,"
-                f" the encoder reads {positions}; shorten them or raise encoder.max_positions"
-            )
-    if isinstance(e.retriever.encoder, ScratchEncoder):
-        positions = e.retriever.encoder.max_positions
-        for name in ("passage_tokens", "query_tokens"):
-            length = getattr(e.retriever, name)
-            if length > positions:
-                mistakes.append(
-                    f"retriever.{name}: {length} word pieces, the encoder reads {positions};"
-                    " shorten it or raise retriever.encoder.max_positions"
-                )
+    positions = _positions(e.encoder)
+    pretrain = e.pretrain.query_tokens + e.pretrain.passage_tokens
+    if pretrain > positions:
+        mistakes.append(
+            f"pretrain.passage_tokens: {e.pretrain.passage_tokens} and query_tokens {e.pretrain.query_tokens} make"
+            f" {pretrain} word pieces, the encoder reads {positions}; shorten them"
+        )
+    finetune = e.finetune.passage_tokens + e.retriever.query_tokens
+    if finetune > positions:
+        mistakes.append(
+            f"finetune.passage_tokens: {e.finetune.passage_tokens} and retriever.query_tokens"
+            f" {e.retriever.query_tokens} make {finetune} word pieces, the encoder reads {positions}; shorten them"
+        )
+    positions = _positions(e.retriever.encoder)
+    for name in ("passage_tokens", "query_tokens"):
+        length = getattr(e.retriever, name)
+        if length > positions:
+            mistakes.append(f"retriever.{name}: {length} word pieces, the encoder reads {positions}; shorten it")
     if e.corpus.max_tokens <= _SPECIAL:
         mistakes.append(f"corpus.max_tokens: found {e.corpus.max_tokens}; write more than {_SPECIAL}")
     for name, length in (

@@ -10,6 +10,7 @@ from rlm.data.corpus import Corpus
 from rlm.data.gold import question_tokens
 from rlm.data.qa import Question, read_questions
 from rlm.metrics.answers import AnswerMatcher, exact_match
+from rlm.metrics.exact_match import ExactMatch
 from rlm.models.open_qa import Prediction
 from rlm.stages.finetune import load_open_qa
 from rlm.stages.stage import Context
@@ -36,9 +37,11 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     scored = [lines[row] for row in range(len(questions))]
     with open(folder / "predictions.jsonl", "w") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in scored)
-    read = config["finetune"].passages_read
+    read, metric = config["finetune"].passages_read, ExactMatch()
+    answers, kinds = [question.answers for question in questions], [question.answer_kind for question in questions]
+    metric.update([line["prediction"] for line in scored], answers, kinds)
     return {
-        "exact_match": 100 * float(np.mean([line["exact_match"] for line in scored])),
+        "exact_match": float(metric.compute()),
         f"recall@{read}": 100 * float(np.mean([line["retrieved"] for line in scored])),
         "n": float(len(scored)),
     }

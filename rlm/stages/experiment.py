@@ -13,7 +13,7 @@ from rlm.data.config import (
     TrainedTokenizer,
 )
 from rlm.models.config import EvaluateConfig, FinetuneConfig, IctConfig, PretrainConfig, WarmStartConfig
-from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, ExactIndex, IndexConfig
+from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, ExactIndex, IndexConfig, ScratchEncoder
 from rlm.stages.stage import Stage
 
 
@@ -41,9 +41,24 @@ class RealmExperiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-def _tokenizer_content(tokenizer: TokenizerConfig, content: Callable[[Any], str]) -> str:
-    source = tokenizer.source if isinstance(tokenizer, TrainedTokenizer) else None
-    return content(source) if source is not None else ""
+def _content(config: Any, content: Callable[[Any], str]) -> str:
+    """Of what an encoder or a tokenizer reads from outside the store."""
+    if isinstance(config, TrainedTokenizer):
+        return content(config.source) if config.source is not None else ""
+    return "" if isinstance(config, ScratchEncoder) else content(config)
+
+
+def realm_columns(experiment: RealmExperiment) -> tuple[str, ...]:
+    """What the evaluation stages measure."""
+    zero_shot = (f"zero_shot_recall@{k}" for k in experiment.evaluate.recall_at)
+    return ("exact_match", f"recall@{experiment.finetune.passages_read}", *zero_shot)
+
+
+def realm_measured_on(experiment: RealmExperiment, dataset: str) -> str:
+    """The questions that the evaluation stages ask, in words."""
+    split = experiment.evaluate.split
+    limit = getattr(experiment.questions[dataset], f"{split}_limit")
+    return f"the {split} split" + (f", at most its first {limit:,} questions" if limit else "")
 
 
 def realm_stages(
@@ -55,13 +70,13 @@ def realm_stages(
         experiment: the row's configuration.
         dataset: a name in `experiment.questions`.
         seed: of everything that is trained.
-        content: digest of a source's files, `content(source) -> str`.
+        content: digest of the files of a source, tagger or checkpoint, `content(source) -> str`.
     """
     e = experiment
     corpus = Stage(
         name="corpus",
         config={"corpus": e.corpus, "tokenizer": e.tokenizer},
-        content=content(e.corpus.source) + _tokenizer_content(e.tokenizer, content),
+        content=content(e.corpus.source) + _content(e.tokenizer, content),
     )
     text = corpus
     if e.pretraining_text is not None:
@@ -80,19 +95,23 @@ def realm_stages(
             config={"encoder": e.encoder, "warm_start": e.warm_start},
             inputs={"corpus": corpus, "text": text, "spans": spans},
             seed=seed,
+            content=_content(e.encoder, content),
         )
     encoder_input = {"encoder": bert} if bert else {}
+    own_encoder = "" if bert else _content(e.encoder, content)
     ict = Stage(
         name="ict",
         config={"retriever": e.retriever, "ict": e.ict},
         inputs={"corpus": corpus},
         seed=seed,
+        content=_content(e.retriever.encoder, content),
     )
     pretrain = Stage(
         name="pretrain",
         config={"encoder": e.encoder, "retriever": e.retriever, "index": e.index, "pretrain": e.pretrain},
         inputs={"corpus": corpus, "text": text, "spans": spans, "retriever": ict, **encoder_input},
         seed=seed,
+        content=own_encoder,
     )
     retriever = {"pretrain": pretrain, "ict": ict}[e.finetune.retriever_from]
     index = Stage(
@@ -106,12 +125,13 @@ def realm_stages(
         inputs={"corpus": corpus, "index": index, "retriever": retriever, "questions": questions},
     )
     if e.finetune.encoder_from == "pretrain":
-        encoder_input = {"encoder": pretrain}
+        encoder_input, own_encoder = {"encoder": pretrain}, ""
     finetune = Stage(
         name="finetune",
         config={"encoder": e.encoder, "retriever": e.retriever, "finetune": e.finetune},
         inputs={"corpus": corpus, "index": index, "retriever": retriever, "questions": questions, **encoder_input},
         seed=seed,
+        content=own_encoder,
     )
     evaluate = Stage(
         name="evaluate",

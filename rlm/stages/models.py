@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlm.stages.checks import check_realm
-from rlm.stages.experiment import RealmExperiment, realm_stages
+from rlm.stages.experiment import RealmExperiment, realm_columns, realm_measured_on, realm_stages
 from rlm.stages.stage import Stage
 
 
@@ -19,8 +19,10 @@ class Model:
     """`stages(experiment, dataset, seed, content)` gives the stages of one cell by role."""
     leaves: tuple[str, ...]
     """Roles whose results the table reads; only what they need is run."""
-    columns: tuple[str, ...]
-    """Columns by name; one that ends in `@` takes a number after it."""
+    columns: Callable[[Any], tuple[str, ...]]
+    """What a row with this configuration measures, as the names of columns."""
+    measured_on: Callable[[Any, str], str]
+    """`measured_on(experiment, dataset)`: the split, and how much of it, in words."""
     check: Callable[[Any], list[str]]
     """Mistakes between fields, as `dotted.name: what to change`."""
 
@@ -30,7 +32,8 @@ MODELS = {
         experiment=RealmExperiment,
         stages=realm_stages,
         leaves=("zero_shot", "evaluate"),
-        columns=("exact_match", "recall@", "zero_shot_recall@"),
+        columns=realm_columns,
+        measured_on=realm_measured_on,
         check=check_realm,
     ),
 }

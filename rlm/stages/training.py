@@ -7,7 +7,7 @@ import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,8 @@ from rlm.models.config import Training
 from rlm.stages.stage import Context
 
 LOG_EVERY = 10  # optimizer steps
+# Of DDP's processes; CUDA does not survive a fork.
+START_METHOD: dict[str, Literal["spawn", "fork"]] = {"cuda": "spawn", "cpu": "fork"}
 
 
 class EventLogger(Logger):
@@ -143,7 +145,7 @@ def fit(
     if devices > 1:
         strategy = DDPStrategy(
             process_group_backend="nccl" if device == "cuda" else "gloo",
-            start_method="spawn" if device == "cuda" else "fork",
+            start_method=START_METHOD[device],
             find_unused_parameters=True,
             timeout=timedelta(days=7),  # the other ranks wait while the first builds an index
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rlm.data.corpus import Corpus
@@ -13,6 +14,7 @@ from rlm.data.gold import question_tokens
 from rlm.data.qa import Question, read_questions
 from rlm.data.tokens import Ragged
 from rlm.metrics.answers import AnswerMatcher
+from rlm.metrics.retrieval import RecallAtK
 from rlm.retrieval.encoder import DualEncoder, embed_queries
 from rlm.retrieval.index import Index, open_index
 from rlm.retrieval.refresh import open_snapshot
@@ -53,7 +55,9 @@ def search(retriever: DualEncoder, index: Index, tokens: Ragged, corpus: Corpus,
 
 def recall(ranks: NDArray[np.int64], at: Sequence[int], name: str) -> dict[str, float]:
     """Percent of questions with an answer among their first k passages, for each k."""
-    return {f"{name}@{k}": 100 * float(np.mean((ranks > 0) & (ranks <= k))) for k in at}
+    metric = RecallAtK(at)
+    metric.update(torch.from_numpy(ranks))
+    return {recall.replace("recall", name): float(value) for recall, value in metric.compute().items()}
 
 
 class Matches:

@@ -13,6 +13,7 @@ from rlm.data.config import (
     EncyclopediaSource,
     FilesSource,
     HubSource,
+    PretrainedTokenizer,
     RulesTagger,
     SpacyTagger,
     TokenClassificationTagger,
@@ -141,6 +142,15 @@ def test_content_digest__follows_the_bytes_and_their_order(tmp_path: Path):
     assert content_digest(both, tmp_path) == before
     _lines(b, _row(2, text="Text 3."))  # as many bytes
     assert content_digest(both, tmp_path) != before
+
+
+def test_content_digest__of_a_checkpoint_follows_its_weights(tmp_path: Path):
+    named = PretrainedTokenizer(name=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    before = content_digest(named, None)
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert content_digest(named, None) != before != ""
+    assert content_digest(PretrainedTokenizer(name="google-bert/bert-base-uncased"), None) == ""
 
 
 def _old(path: Path) -> Path:

@@ -109,11 +109,13 @@ def test_mlflow__has_a_run_for_every_stage_by_row_and_seed(
     assert "predictions.jsonl" in {a.path for a in client.list_artifacts(run.info.run_id)}
 
 
-def test_ask__shows_passages_and_answers(finished: subprocess.CompletedProcess, workplace: Path, rlm: Command) -> None:
+def test_ask__shows_passages_and_answers_of_a_question_however_long(
+    finished: subprocess.CompletedProcess, workplace: Path, rlm: Command
+) -> None:
     row = next(cell for cell in cells(workplace) if cell.row == "REALM")
     questions = workplace / "runs/stages" / row.stages["questions"].folder / "dev.jsonl"
     question = json.loads(questions.read_text().splitlines()[0])["question"]
-    printed = rlm("ask", row.stages["finetune"].folder, question, "--store", "runs").stdout
+    printed = rlm("ask", row.stages["finetune"].folder, question + " please" * 60, "--store", "runs").stdout
     assert [word for word in ("p(z|x)", "p(y|z,x)", "p(y|x)", "Without retrieval") if word not in printed] == []
 
 
@@ -121,7 +123,7 @@ def test_ask__compares_no_passage_a_given_one_and_the_marginal(
     finished: subprocess.CompletedProcess, workplace: Path, rlm: Command
 ) -> None:
     row = next(cell for cell in cells(workplace) if cell.row == "REALM")
-    given = ("--passage", "Paul Laipebert was born in Vegeklawick Heath.", "--answer", "Vegeklawick Heath")
+    given = ("--passage", "Paul Laipebert was born in Vegeklawick Heath. " * 40, "--answer", "Vegeklawick Heath")
     sentence = "Paul Laipebert first saw daylight at [MASK]."
     printed = rlm("ask", row.stages["pretrain"].folder, sentence, *given, "--store", "runs", "--top", "8").stdout
     for line in ("without retrieval (null passage)", "with the passage given", "marginal over the top 8 passages"):

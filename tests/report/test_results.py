@@ -92,18 +92,6 @@ def test_read_results__refuses_lines_that_contradict_the_record(tmp_path: Path) 
         read_results(table, cells, tmp_path)
 
 
-def test_read_results__notes_a_column_that_was_not_measured(tmp_path: Path) -> None:
-    shutil.copytree(TABLE.parent, tmp_path / "experiments")
-    path = tmp_path / "experiments" / TABLE.name
-    path.write_text(path.read_text().replace("columns: [exact_match, zero", "columns: [exact_match, recall@3, zero"))
-    table = load_table(path, "tiny", rows=["REALM"], seeds=[0])
-    cells = table.cells(lambda source: "")
-    finish(tmp_path / "store", cells)
-    results = read_results(table, cells, tmp_path / "store")
-    assert ("REALM", "encyclopedia", "recall@3") not in results.scores
-    assert any("recall@3" in note and "recall@5" in note for note in results.notes)
-
-
 def test_read_results__refuses_rows_that_share_a_retriever_but_differ_in_recall(tmp_path: Path) -> None:
     shutil.copytree(TABLE.parent, tmp_path / "experiments")
     path = tmp_path / "experiments" / TABLE.name

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from rlm.retrieval.config import ExactIndex, ShardedExact
-from rlm.retrieval.index import build_index, open_index
+from rlm.retrieval.index import build_index, open_index, search_excluding
 from rlm.retrieval.sharded import Sharded
 
 RANKS = 2
@@ -33,6 +33,16 @@ def compare(rank, folder):
     opened = open_index(folder / "index")
     queries = torch.from_numpy(small_integers(6, 9))
     assert torch.equal(opened.search(queries, 9)[1], exact.search(queries, 9)[1])
+    # this rank alone needs a second, deeper search: half of its passages are copies of the one to leave out
+    identity = np.where(np.arange(1001) % 2, np.arange(1001), 0).astype(np.uint64)
+    excluded = np.array([1 if rank else 0] * 3, np.uint64)
+    found = search_excluding(opened, queries[:3], 40, excluded, identity)
+    expected = search_excluding(exact, queries[:3], 40, excluded, identity)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    if rank == 0:  # one rank writes what all then open
+        build_index(ShardedExact(), embeddings, whole=True).save(folder / "whole")
+    dist.barrier()
+    assert torch.equal(open_index(folder / "whole").search(queries, 9)[1], exact.search(queries, 9)[1])
     share = Sharded(ShardedExact(), embeddings[:100] if rank == 0 else embeddings[100:])
     assert share.size == 1001 and torch.equal(share.search(queries, 200)[1], exact.search(queries, 200)[1])
     with pytest.raises(ValueError, match="1 passages for 2 ranks"):

@@ -34,6 +34,7 @@ from rlm.retrieval.refresh import build_snapshot_index, write_snapshot
 from rlm.stages import training
 from rlm.stages.store import StageContext
 from rlm.stages.training import fit
+from rlm.worker import _PipeReporter
 from tests import worlds
 
 STEPS = 20  # a checkpoint every two of them
@@ -347,3 +348,22 @@ def test_fit__goes_on_with_two_processes_after_both_were_killed(make: Make) -> N
     assert in_process(again.fit) == 0
     assert dict(again.events("loss")) == dict(undisturbed.events("loss"))
     assert [step for step, _ in again.events("loss")].count(9) == 1
+
+
+def test_fit__with_spawned_processes_trains_the_weights_here_and_reports_through_the_worker_s_pipe(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two GPUs do it, whose processes cannot be forked."""
+    alone, run = make("ict", dropout=0.0), make("ict", "spawned", dropout=0.0, devices=2)
+    expected = alone.fit()
+    monkeypatch.setitem(training.START_METHOD, "cpu", "spawn")
+    read_from, write_to = os.pipe()
+    run.context.reporter = _PipeReporter(os.fdopen(write_to, "w"))
+    metrics = run.fit()
+    run.context.reporter = Progress()
+    with os.fdopen(read_from) as pipe:
+        told = [json.loads(pipe.readline())]
+    assert told[0]["kind"] == "progress" and told[0]["total"] == STEPS
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    for name, value in alone.module.state_dict().items():
+        torch.testing.assert_close(run.module.state_dict()[name], value, atol=1e-4, rtol=1e-3, msg=name)
