@@ -1,4 +1,4 @@
-"""Configuration of corpora, tokenizers, questions, salient spans and masking (imports nothing heavy)."""
+"""Configuration of corpora, documents, tokenizers, questions, salient spans and masking (imports nothing heavy)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +68,22 @@ class CorpusConfig:
     """Word pieces a passage may take with its title and three special tokens (ORQA: 288)."""
     packing: Literal["sentences", "as_is"] = "sentences"
     """`sentences` packs documents greedily at sentence ends; `as_is` keeps each record one passage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentsConfig:
+    """Whole documents for language modelling, or to retrieve chunks from."""
+
+    source: EncyclopediaSource | FilesSource | HubSource
+    join: Literal["as_is", "by_id_prefix"] = "as_is"
+    """`as_is` makes each record a document; `by_id_prefix` joins the passages of one, told by their ids: those named
+    `wiki:12:0`, `wiki:12:3` are parts of `wiki:12` in the order of their numbers, as `7-0`, `7-1` are of `7`."""
+    exclude: EncyclopediaSource | FilesSource | HubSource | None = None
+    """Records whose ids may not occur: evaluation documents. `wiki:12` keeps out `wiki:12:0` too."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Documents kept, by a hash of their ids that is uniform in [0, 1): (0, 0.9) and (0.9, 1) split a source in two."""
+    fraction: float = 1.0
+    """Share of those documents kept, by another hash of their ids; a smaller share is inside a larger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ class _Packed(NamedTuple):
     sentences: list[int]
 
 
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
@@ -45,7 +45,7 @@ def pack(records: Iterable[Passage], tokenizer: Any, config: CorpusConfig) -> It
     Documents are packed greedily at sentence ends and never across each other; a sentence that is too long alone
     becomes a passage of its own, which encoding cuts (all as ORQA's preprocessing). `as_is` keeps each record whole.
     """
-    for chunk in _batched(records, CHUNK):
+    for chunk in batched(records, CHUNK):
         spans = [sentence_spans(record.text) for record in chunk]
         flat = [record.text[a:b] for record, found in zip(chunk, spans, strict=True) for a, b in found]
         encoded = iter(encode(tokenizer, flat))
@@ -99,7 +99,7 @@ def write_corpus(folder: Path, records: Iterable[Passage], tokenizer: Any, confi
     identities = ArrayWriter(folder / "identity.npy", np.uint64)
     texts = _TextWriter(folder)
     pieces = long = 0
-    for chunk in _batched(pack(records, tokenizer, config), CHUNK):
+    for chunk in batched(pack(records, tokenizer, config), CHUNK):
         for name, writer in writers.items():
             writer.append([getattr(packed, name) for packed in chunk])
         identities.append(np.array([passage_identity(packed.passage) for packed in chunk], np.uint64))

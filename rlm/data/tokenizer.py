@@ -21,11 +21,18 @@ SPECIAL = {
 }
 
 
-def make_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) -> Any:
-    """A fast BERT-like tokenizer; `texts` is called only where one is trained, and more than once.
+def make_tokenizer(
+    config: TokenizerConfig, texts: Callable[[], Iterable[str]], needs: tuple[str, ...] = ("cls", "sep", "pad", "mask")
+) -> Any:
+    """A fast tokenizer; `texts` is called only where one is trained, and more than once.
+
+    Args:
+        config: trained or a checkpoint's.
+        texts: it is trained on.
+        needs: special tokens that it must have; a BERT-like one has all of these, a GPT-2 none.
 
     Raises:
-        ConfigError: the checkpoint has none, or it lacks [CLS], [SEP], [PAD] or [MASK].
+        ConfigError: the checkpoint has none, or it lacks a special token.
     """
     if isinstance(config, PretrainedTokenizer):
         try:
@@ -38,7 +45,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterable[str]]) 
     else:
         trained = BertWordPieceTokenizer(vocab=_train(config.vocab_size, texts), lowercase=True)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **SPECIAL)
-    missing = [name for name in ("cls", "sep", "pad", "mask") if getattr(tokenizer, f"{name}_token_id") is None]
+    missing = [name for name in needs if getattr(tokenizer, f"{name}_token_id") is None]
     if missing or not tokenizer.is_fast:
         raise ConfigError(
             f"tokenizer: {identity(config)} has no {', '.join(missing) or 'fast version'};"

@@ -1,0 +1,133 @@
+"""Whole documents as tokens, memory-mapped: text for language models, and what chunks are retrieved from."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlm.data.corpus import batched
+from rlm.data.sources import Passage
+from rlm.data.tokenizer import encode, open_tokenizer
+from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter, token_dtype
+
+TOGETHER = 256  # documents tokenised together
+IDENTITIES = 2
+"""Of a document: by id and title, and by text. Either tells that two are the same."""
+
+
+def start_token(tokenizer: Any) -> int:
+    """The token that every document starts with, so that its first own token can be predicted too.
+
+    Raises:
+        ValueError: the tokenizer has none that could.
+    """
+    for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
+        if getattr(tokenizer, name, None) is not None:
+            return int(getattr(tokenizer, name))
+    raise ValueError("the tokenizer has no token that starts a text (bos, cls or eos); name another under `tokenizer`")
+
+
+def identities(document: Passage) -> tuple[int, int]:
+    """A hash of id and title, and one of the text: the first 8 bytes of a SHA-1."""
+    named, text = (
+        hashlib.sha1(value.encode(), usedforsecurity=False).digest()[:8]
+        for value in (f"{document.id}\n{document.title}", document.text)
+    )
+    return int.from_bytes(named, "little"), int.from_bytes(text, "little")
+
+
+def write_documents(folder: Path, documents: Iterable[Passage], tokenizer: Any) -> dict[str, float]:
+    """Write what `Documents.open` reads, in memory that does not grow with the text.
+
+    Returns:
+        documents, tokens (a start token of each included) and bytes of the raw text.
+
+    Raises:
+        ValueError: no documents, one without a token (which), or a tokenizer without a start token.
+    """
+    tokenizer.save_pretrained(folder / "tokenizer")
+    start, vocab_size = start_token(tokenizer), len(tokenizer)
+    tokens = RaggedWriter(folder, "tokens", token_dtype(vocab_size))
+    names = {name: RaggedWriter(folder, name, np.uint8) for name in ("ids", "titles")}
+    lengths, identity = ArrayWriter(folder / "bytes.npy", np.int64), ArrayWriter(folder / "identity.npy", np.uint64)
+    total_tokens = total_bytes = 0
+    for some in batched(documents, TOGETHER):
+        rows = encode(tokenizer, [document.text for document in some])
+        empty = [document.id for document, row in zip(some, rows, strict=True) if not row]
+        if empty:
+            raise ValueError(f"document {empty[0]!r} has no tokens; remove it, or give it text")
+        tokens.append([[start, *row] for row in rows])
+        for name, column in (("ids", 0), ("titles", 1)):
+            names[name].append([np.frombuffer(document[column].encode(), np.uint8) for document in some])
+        sizes = np.array([len(document.text.encode()) for document in some])
+        lengths.append(sizes)
+        identity.append(np.array([identities(document) for document in some], np.uint64).ravel())
+        total_tokens, total_bytes = total_tokens + sum(map(len, rows)) + len(rows), total_bytes + int(sizes.sum())
+    for writer in (tokens, *names.values(), lengths, identity):
+        writer.close()
+    count = lengths.count
+    if not count:
+        raise ValueError("no document is left; check `source`, `part`, `fraction` and `exclude` of the documents")
+    pad = tokenizer.pad_token_id
+    described = {"documents": count, "vocab_size": vocab_size, "start": start, "pad": 0 if pad is None else pad}
+    (folder / "documents.json").write_text(json.dumps(described))
+    return {"documents": count, "tokens": total_tokens, "bytes": total_bytes}
+
+
+class Documents:
+    """Finished documents; arrays are memory-mapped, the tokenizer is loaded when first used."""
+
+    tokens: Ragged
+    """Of whole documents, each after a start token."""
+    bytes: NDArray[np.int64]
+    """UTF-8 bytes of each raw text."""
+    identity: NDArray[np.uint64]
+    """[documents, 2]: two documents are the same where either agrees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            described = json.loads((folder / "documents.json").read_text())
+            self.vocab_size, self.start, self.pad = (int(described[name]) for name in ("vocab_size", "start", "pad"))
+            self.bytes = np.load(folder / "bytes.npy", mmap_mode="r")
+            self.identity = np.load(folder / "identity.npy", mmap_mode="r").reshape(-1, IDENTITIES)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(f"{folder}: no documents, or damaged ones ({error}); delete the folder") from error
+        self.tokens, self._ids, self._titles = (Ragged.open(folder, name) for name in ("tokens", "ids", "titles"))
+        found = {described["documents"], *map(len, (self.tokens, self._ids, self._titles, self.bytes, self.identity))}
+        if len(found) != 1:
+            raise ValueError(f"{folder}: damaged (its arrays have {sorted(found)} rows); delete the folder")
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Memory-map what `write_documents` wrote.
+
+        Raises:
+            ValueError: the arrays disagree (a damaged or truncated file).
+        """
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}  # data workers map the files anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return open_tokenizer(self.folder / "tokenizer")
+
+    def id(self, document: int) -> str:
+        """Of the record, or of those that were joined."""
+        return self._ids[document].tobytes().decode()
+
+    def title(self, document: int) -> str:
+        return self._titles[document].tobytes().decode()
