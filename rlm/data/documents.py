@@ -63,12 +63,14 @@ def write_documents(folder: Path, documents: Iterable[Passage], tokenizer: Any) 
             raise ValueError(f"document {empty[0]!r} has no tokens; remove it, or give it text")
         tokens.append([[start, *row] for row in rows])
         for name, column in (("ids", 0), ("titles", 1)):
-            names[name].append([np.frombuffer(document[column].encode(), np.uint8) for document in some])
+            names[name].append([list(document[column].encode()) for document in some])
         sizes = np.array([len(document.text.encode()) for document in some])
         lengths.append(sizes)
         identity.append(np.array([identities(document) for document in some], np.uint64).ravel())
         total_tokens, total_bytes = total_tokens + sum(map(len, rows)) + len(rows), total_bytes + int(sizes.sum())
-    for writer in (tokens, *names.values(), lengths, identity):
+    for rows_writer in (tokens, *names.values()):
+        rows_writer.close()
+    for writer in (lengths, identity):
         writer.close()
     count = lengths.count
     if not count:
@@ -99,7 +101,8 @@ class Documents:
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{folder}: no documents, or damaged ones ({error}); delete the folder") from error
         self.tokens, self._ids, self._titles = (Ragged.open(folder, name) for name in ("tokens", "ids", "titles"))
-        found = {described["documents"], *map(len, (self.tokens, self._ids, self._titles, self.bytes, self.identity))}
+        rows = {len(part) for part in (self.tokens, self._ids, self._titles)}
+        found = rows | {described["documents"], len(self.bytes), len(self.identity)}
         if len(found) != 1:
             raise ValueError(f"{folder}: damaged (its arrays have {sorted(found)} rows); delete the folder")
 
