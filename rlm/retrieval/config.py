@@ -1,6 +1,6 @@
 """Configuration of retrievers, indexes and index refresh (imports nothing heavy)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -102,6 +102,36 @@ class Bm25:
 
 
 IndexConfig = ExactIndex | FaissFlat | FaissIvfPq | FaissHnsw | ShardedExact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkEncoderConfig:
+    """A frozen encoder of chunks: the mean of its contextual vectors (RETRO, section 2.3)."""
+
+    encoder: EncoderConfig
+    normalize: bool = True
+    """Scale embeddings to length 1, so that the largest inner product is the smallest L2 distance, the paper's."""
+    max_tokens: int = 128
+    """Word pieces of a chunk that are read, [CLS] and [SEP] among them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkIndexConfig:
+    """The chunks of a retrieval corpus, and how they are found."""
+
+    chunk_tokens: int = 64
+    """Tokens of a chunk (m)."""
+    encoder: ChunkEncoderConfig | None = None
+    """Not read where `index` is `bm25`, needed elsewhere."""
+    index: IndexConfig | Bm25 = field(default_factory=ExactIndex)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeighboursConfig:
+    """The neighbours of every chunk of a text."""
+
+    k: int = 8
+    """Computed for each chunk; whoever reads them may take fewer, the best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -323,9 +323,21 @@ def _embed_batch(encoder: DualEncoder, batch: Batch) -> Tensor:
 
 def embed_queries(encoder: DualEncoder, tokens: Ragged, special: SpecialTokens) -> Tensor:
     """Embeddings of queries, cut to `query_tokens`: float32 [queries, dim] on the encoder's device, no gradient."""
-    device, fast = next(encoder.parameters()).device, embedding_copy(encoder)
-    out = torch.empty(len(tokens), encoder.dim, device=device)
-    limit = encoder.config.query_tokens - 2
-    for rows in length_sorted_batches(np.minimum(tokens.lengths, limit) + 2, BATCH_TOKENS):
-        out[torch.from_numpy(rows).to(device)] = _embed_batch(fast, join([tokens.take(rows, limit)], special)).clone()
+    return embed_rows(embedding_copy(encoder), tokens, special, encoder.config.query_tokens)
+
+
+def embed_rows(fast: DualEncoder, tokens: Ragged, special: SpecialTokens, limit: int) -> Tensor:
+    """Embeddings of `[CLS] row [SEP]`, cut to `limit` with these two: float32 [rows, dim] on the encoder's device.
+
+    Args:
+        fast: what `embedding_copy` gave.
+        tokens: word pieces.
+        special: ids of the special tokens.
+        limit: word pieces that are read.
+    """
+    device = next(fast.parameters()).device
+    out = torch.empty(len(tokens), fast.dim, device=device)
+    for rows in length_sorted_batches(np.minimum(tokens.lengths, limit - 2) + 2, BATCH_TOKENS):
+        batch = join([tokens.take(rows, limit - 2)], special)
+        out[torch.from_numpy(rows).to(device)] = _embed_batch(fast, batch).clone()
     return out

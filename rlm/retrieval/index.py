@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rlm.config import to_plain
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissHnsw, FaissIvfPq, IndexConfig, ShardedExact
 
 Embeddings = NDArray[np.floating] | Tensor
+Search = Callable[[NDArray[np.int64], int], tuple[Tensor, Tensor]]
 KINDS: dict[str, type[IndexConfig]] = {
     "exact": ExactIndex,
     "faiss_flat": FaissFlat,
@@ -176,8 +178,7 @@ def search_excluding(
 ) -> tuple[Tensor, Tensor]:
     """As `Index.search`, but never a passage of the identity that its query excludes; k stays full.
 
-    Passages are told apart by identity (a hash of title and body), so that the copies of a passage go with it. Rows
-    that come out short are searched again, deeper.
+    Passages are told apart by identity (a hash of title and body), so that the copies of a passage go with it.
 
     Args:
         index: searched.
@@ -194,27 +195,65 @@ def search_excluding(
             f"{len(excluded)} exclusions for {len(queries)} queries, {len(identity)} identities for {index.size} "
             "passages: give one a query and one a passage"
         )
-    scores = torch.empty(len(queries), k, device=queries.device)
-    ids = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    rows, depth = np.arange(len(queries)), min(k + 1, index.size)
-    while index.any_left(len(rows)):  # an index over several ranks is searched by all of them, or none
-        chosen = torch.from_numpy(rows).to(queries.device)
-        found_scores, found = (part.to(queries.device) for part in index.search(queries[chosen], depth))
+
+    def search(rows: NDArray[np.int64], depth: int) -> tuple[Tensor, Tensor]:
+        return index.search(queries[torch.from_numpy(rows).to(queries.device)], depth)
+
+    def allowed(rows: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return identity[found] != excluded[rows, None]
+
+    return search_allowed(search, len(queries), index.size, k, allowed, queries.device, any_left=index.any_left)
+
+
+def search_allowed(
+    search: Search,
+    count: int,
+    size: int,
+    k: int,
+    allowed: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]],
+    device: torch.device | str = "cpu",
+    depth: int | None = None,
+    any_left: Callable[[int], bool] = bool,
+) -> tuple[Tensor, Tensor]:
+    """The k best of those allowed; queries that come out short are searched again, deeper.
+
+    Args:
+        search: `search(queries by number [rows], depth)` gives scores and ids, [rows, depth].
+        count: queries.
+        size: passages that are searched.
+        k: passages wanted for each query.
+        allowed: `allowed(queries by number [rows], ids [rows, depth])` says which a query may see.
+        device: of the result.
+        depth: searched at first; None takes one more than k.
+        any_left: see `Index.any_left`.
+
+    Returns:
+        scores float32 [count, k] and ids int64 [count, k].
+
+    Raises:
+        ValueError: fewer than k are allowed for some query.
+    """
+    scores = torch.empty(count, k, device=device)
+    ids = torch.empty(count, k, dtype=torch.int64, device=device)
+    rows, depth = np.arange(count), min(depth or k + 1, size)
+    while any_left(len(rows)):  # an index over several ranks is searched by all of them, or none
+        chosen = torch.from_numpy(rows).to(device)
+        found_scores, found = (part.to(device) for part in search(rows, depth))
         # [rows, depth]
-        kept = torch.from_numpy(identity[found.cpu().numpy()] != excluded[rows, None])
+        kept = torch.from_numpy(allowed(rows, found.cpu().numpy()))
         full = (kept.sum(1) >= k).numpy()
-        kept = kept.to(queries.device)
+        kept = kept.to(device)
         # allowed passages first, in their order
         first = torch.sort((~kept).to(torch.uint8), dim=1, stable=True).indices[:, :k]
         if full.any():
-            done = torch.from_numpy(full).to(queries.device)
+            done = torch.from_numpy(full).to(device)
             scores[chosen[done]] = found_scores.gather(1, first)[done]
             ids[chosen[done]] = found.gather(1, first)[done]
         rows = rows[~full]
-        if len(rows) and depth == index.size:
+        if len(rows) and depth == size:
             raise ValueError(
-                f"k = {k}, but the corpus of {index.size} passages has fewer than that beside the excluded passage of "
+                f"k = {k}, but the corpus of {size} passages has fewer than that beside the excluded passage of "
                 f"{len(rows)} queries; ask for fewer"
             )
-        depth = min(depth + max(k, depth), index.size)
+        depth = min(depth + max(k, depth), size)
     return scores, ids

@@ -22,6 +22,9 @@ VERSIONS = {
     "zero_shot": 1,
     "finetune": 1,
     "evaluate": 1,
+    "documents": 1,
+    "chunk_index": 1,
+    "neighbours": 1,
 }
 
 

@@ -1,0 +1,86 @@
+"""Embeddings of chunks by a frozen BERT-like encoder: the mean of its contextual vectors (RETRO, section 2.3)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from rlm.data.tokens import Ragged, SpecialTokens
+from rlm.retrieval.config import ChunkEncoderConfig, DualEncoderConfig
+from rlm.retrieval.encoder import DualEncoder, Progress, embed_rows, embedding_copy
+from rlm.retrieval.refresh import allocate
+
+STRETCH = 1 << 13
+"""Chunks embedded together: bounds memory, and is what an interrupted `write_embeddings` repeats at most."""
+
+Pieces = Callable[[int, int], Ragged]
+"""`pieces(first, last)`: word pieces of consecutive chunks, in the encoder's vocabulary."""
+
+
+def build_chunk_encoder(config: ChunkEncoderConfig, vocab_size: int) -> DualEncoder:
+    """The encoder as it comes, in evaluation mode: nothing is trained, nothing projected.
+
+    Raises:
+        ValueError: the checkpoint's vocabulary is of another size than its tokenizer's, or there is none.
+    """
+    dual = DualEncoderConfig(
+        encoder=config.encoder,
+        pooling="mean",
+        projection=None,
+        layer_norm=False,
+        normalize=config.normalize,
+        scale=1.0,
+        query_tokens=config.max_tokens,
+        passage_tokens=config.max_tokens,
+    )
+    return DualEncoder(dual, vocab_size).eval()
+
+
+class ChunkEmbedder:
+    """Embeddings of consecutive chunks, on the encoder's device and in bfloat16 where that is fast.
+
+    Args:
+        encoder: what `build_chunk_encoder` gave.
+        pieces: word pieces of the chunks.
+        special: ids of the encoder's special tokens.
+    """
+
+    def __init__(self, encoder: DualEncoder, pieces: Pieces, special: SpecialTokens) -> None:
+        self._fast, self._pieces, self._special = embedding_copy(encoder), pieces, special
+        self.dim = encoder.dim
+
+    def __call__(self, first: int, last: int) -> Tensor:
+        """Of chunks `first` to before `last`: float32 [chunks, dim]."""
+        return embed_rows(self._fast, self._pieces(first, last), self._special, self._fast.config.query_tokens)
+
+
+def write_embeddings(
+    path: Path, embedder: ChunkEmbedder, count: int, progress: Progress | None = None, stretch: int = STRETCH
+) -> np.memmap:
+    """Write the embeddings of all chunks, [count, dim] in float32; an interrupted call goes on after its last stretch.
+
+    Args:
+        path: of the `.npy` file; a file beside it says how far an unfinished one is.
+        embedder: of the chunks.
+        count: chunks.
+        progress: called with chunks done and chunks in all.
+        stretch: chunks embedded together.
+
+    Raises:
+        OSError: the disk has no room (found out before work starts).
+    """
+    mark = path.with_suffix(".done")
+    done = int(mark.read_text()) if mark.exists() and path.exists() else 0
+    out = np.lib.format.open_memmap(path, mode="r+") if done else allocate(path, (count, embedder.dim))
+    for first in range(done, count, stretch):
+        last = min(first + stretch, count)
+        out[first:last] = embedder(first, last).cpu().numpy()
+        out.flush()
+        part = mark.with_suffix(".part")
+        part.write_text(str(last))
+        part.replace(mark)
+        if progress is not None:
+            progress(last, count)
+    mark.unlink(missing_ok=True)
+    return out

@@ -1,0 +1,68 @@
+"""Stage: the chunks of a retrieval corpus, embedded and indexed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlm.config import digest, identity
+from rlm.data.chunk_pieces import ChunkPieces, encoder_special_tokens
+from rlm.data.chunks import Chunks
+from rlm.data.config import PretrainedTokenizer
+from rlm.data.documents import Documents
+from rlm.data.tokenizer import make_tokenizer, open_tokenizer
+from rlm.errors import ConfigError
+from rlm.retrieval.chunk_encoder import ChunkEmbedder, build_chunk_encoder, write_embeddings
+from rlm.retrieval.config import Bm25, ChunkEncoderConfig, ChunkIndexConfig, PretrainedEncoder
+from rlm.retrieval.encoder import DualEncoder
+from rlm.retrieval.index import build_index
+from rlm.retrieval.sparse import Bm25Index
+from rlm.stages.stage import Context
+from rlm.stages.training import accelerator
+
+DESCRIPTION = "chunk_index.json"
+
+
+def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
+    """Writes `index/`, the encoder and its tokenizer, and what they were made from; an interrupted run goes on."""
+    documents = Documents.open(inputs["corpus"])
+    chunks, index = Chunks(documents, config.chunk_tokens), folder / "index"
+    keys = {"corpus": inputs["corpus"].name, "index": digest(identity(config.index))}
+    if isinstance(config.index, Bm25):
+        pieces = ChunkPieces(chunks, documents.tokenizer)(0, len(chunks))
+        Bm25Index(pieces, config.index).save(index)
+        keys["encoder"] = "none (bm25)"
+    else:
+        if config.encoder is None:
+            raise ConfigError("the chunk index has no `encoder`; name one, or set `index: {kind: bm25}`")
+        index.mkdir(exist_ok=True)
+        embedder = open_embedder(_write_encoder(folder, config.encoder, documents), chunks, context)
+        embeddings = write_embeddings(index / "embeddings.npy", embedder, len(chunks), context.progress)
+        build_index(config.index, embeddings, accelerator(context.runtime), whole=True).save(index)
+        keys["encoder"] = digest(identity(config.encoder))
+    described = {"chunk_tokens": config.chunk_tokens, "chunks": len(chunks), "keys": keys}
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    return {"chunks": len(chunks), "tokens_per_chunk": len(documents.tokens.values) / len(chunks)}
+
+
+def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Documents) -> Path:
+    """The encoder's weights and tokenizer, drawn or read once: what an interrupted run goes on with."""
+    finished, part = folder / "encoder", folder / "encoder.tmp"
+    if not finished.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+        tokenizer = documents.tokenizer
+        if isinstance(config.encoder, PretrainedEncoder):
+            named = PretrainedTokenizer(name=config.encoder.name, revision=config.encoder.revision)
+            tokenizer = make_tokenizer(named, list)
+        build_chunk_encoder(config, len(tokenizer)).save(part)
+        tokenizer.save_pretrained(part / "tokenizer")
+        part.rename(finished)
+    return finished
+
+
+def open_embedder(encoder: Path, chunks: Chunks, context: Context) -> ChunkEmbedder:
+    """Embeds chunks of any documents with the encoder of a chunk index, its folder `encoder/`."""
+    tokenizer = open_tokenizer(encoder / "tokenizer")
+    special = encoder_special_tokens(tokenizer, chunks.documents.start, chunks.documents.pad)
+    model = DualEncoder.load(encoder).to(accelerator(context.runtime))
+    return ChunkEmbedder(model, ChunkPieces(chunks, tokenizer), special)

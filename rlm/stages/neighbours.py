@@ -1,0 +1,55 @@
+"""Stage: the nearest chunks of a retrieval corpus for every chunk of a text."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rlm.data.chunk_pieces import ChunkPieces
+from rlm.data.chunks import Chunks
+from rlm.data.documents import Documents
+from rlm.retrieval.config import NeighboursConfig
+from rlm.retrieval.index import Search, open_index
+from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, sparse_search, write_neighbours
+from rlm.retrieval.sparse import Bm25Index
+from rlm.stages.chunk_index import DESCRIPTION, open_embedder
+from rlm.stages.stage import Context
+from rlm.stages.training import accelerator
+
+
+def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
+    """Writes what `NeighbourTable.open` reads; an interrupted run goes on.
+
+    Raises:
+        ValueError: text and corpus have different tokenizers, or see `write_neighbours`.
+    """
+    described = json.loads((inputs["index"] / DESCRIPTION).read_text())
+    keys = {"text": inputs["text"].name, **described["keys"]}
+    if described["keys"]["corpus"] != inputs["corpus"].name:
+        raise ValueError(f"{inputs['index']}: an index of {keys['corpus']}, not of {inputs['corpus'].name}")
+    text, corpus = (Chunks(Documents.open(inputs[role]), described["chunk_tokens"]) for role in ("text", "corpus"))
+    if text.documents.tokenizer.get_vocab() != corpus.documents.tokenizer.get_vocab():
+        raise ValueError(
+            f"{inputs['text'].name} and {inputs['corpus'].name} have different tokenizers: neighbours of one could not "
+            "be read beside the other; make one of them with the tokenizer of the other"
+        )
+    origins = (Origin(chunks.first, chunks.documents.identity) for chunks in (text, corpus))
+    write_neighbours(folder, *origins, config.k, _queries(inputs, text, context), keys, context.progress)
+    table = NeighbourTable.open(folder, config.k)
+    return {"chunks": len(table), "mean_best_score": float(table.scores[:, 0].mean(dtype=float))}
+
+
+def _queries(inputs: dict[str, Path], text: Chunks, context: Context) -> Callable[[int, int], Search]:
+    """The search for consecutive chunks of the text."""
+    folder = inputs["index"] / "index"
+    if (folder / "bm25.json").exists():
+        sparse, pieces = Bm25Index.open(folder), ChunkPieces(text, text.documents.tokenizer)
+        return lambda first, last: sparse_search(sparse, pieces(first, last))
+    index = open_index(folder, accelerator(context.runtime))
+    if inputs["text"] == inputs["corpus"]:
+        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+        return lambda first, last: dense_search(index, torch.from_numpy(np.array(embeddings[first:last])))
+    embedder = open_embedder(inputs["index"] / "encoder", text, context)
+    return lambda first, last: dense_search(index, embedder(first, last))
