@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from tokenizers.decoders import WordPiece
 
 from rlm.data.chunks import Chunks
 from rlm.data.tokenizer import encode
@@ -25,6 +26,8 @@ class ChunkPieces:
         own = chunks.documents.tokenizer
         self.same = own.get_vocab() == tokenizer.get_vocab()
         self.decoder = None if self.same else own.backend_tokenizer
+        # the marks of a word piece that continues a word whose start is in the chunk before
+        self.continues = "##" if isinstance(own.backend_tokenizer.decoder, WordPiece) else ""
 
     def __call__(self, first: int, last: int) -> Ragged:
         numbers = np.arange(first, last)
@@ -40,13 +43,16 @@ class ChunkPieces:
         parts = []
         for start in range(0, len(own), TOGETHER):
             rows = [own[row].tolist() for row in range(start, min(start + TOGETHER, len(own)))]
-            parts.append(Ragged.from_rows(encode(self.tokenizer, self.decoder.decode_batch(rows)), dtype))
+            texts = [text.removeprefix(self.continues) for text in self.decoder.decode_batch(rows)]
+            parts.append(Ragged.from_rows(encode(self.tokenizer, texts), dtype))
         lengths = np.concatenate([part.lengths for part in parts])
         return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def encoder_special_tokens(tokenizer: Any, start: int, pad: int) -> SpecialTokens:
     """Special tokens for an encoder of chunks; a tokenizer without [CLS] and [SEP] starts and ends with `start`."""
-    found = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "pad", "mask")}
     instead = {"cls": start, "sep": start, "pad": pad, "mask": pad}
-    return SpecialTokens(**{name: instead[name] if found[name] is None else found[name] for name in instead})
+    for name in instead:
+        found = getattr(tokenizer, f"{name}_token_id", None)
+        instead[name] = instead[name] if found is None else int(found)
+    return SpecialTokens(**instead)

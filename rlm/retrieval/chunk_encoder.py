@@ -56,12 +56,18 @@ class ChunkEmbedder:
 
 
 def write_embeddings(
-    path: Path, embedder: ChunkEmbedder, count: int, progress: Progress | None = None, stretch: int = STRETCH
-) -> np.memmap:
+    path: Path,
+    mark: Path,
+    embedder: ChunkEmbedder,
+    count: int,
+    progress: Progress | None = None,
+    stretch: int = STRETCH,
+) -> None:
     """Write the embeddings of all chunks, [count, dim] in float32; an interrupted call goes on after its last stretch.
 
     Args:
-        path: of the `.npy` file; a file beside it says how far an unfinished one is.
+        path: of the `.npy` file.
+        mark: of a file that says how many chunks are written; whoever has read the embeddings removes it.
         embedder: of the chunks.
         count: chunks.
         progress: called with chunks done and chunks in all.
@@ -70,7 +76,6 @@ def write_embeddings(
     Raises:
         OSError: the disk has no room (found out before work starts).
     """
-    mark = path.with_suffix(".done")
     done = int(mark.read_text()) if mark.exists() and path.exists() else 0
     out = np.lib.format.open_memmap(path, mode="r+") if done else allocate(path, (count, embedder.dim))
     for first in range(done, count, stretch):
@@ -82,5 +87,3 @@ def write_embeddings(
         part.replace(mark)
         if progress is not None:
             progress(last, count)
-    mark.unlink(missing_ok=True)
-    return out

@@ -3,7 +3,8 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from rlm.config import digest, identity
 from rlm.data.chunk_pieces import ChunkPieces, encoder_special_tokens
@@ -37,8 +38,10 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
             raise ConfigError("the chunk index has no `encoder`; name one, or set `index: {kind: bm25}`")
         index.mkdir(exist_ok=True)
         embedder = open_embedder(_write_encoder(folder, config.encoder, documents), chunks, context)
-        embeddings = write_embeddings(index / "embeddings.npy", embedder, len(chunks), context.progress)
-        build_index(config.index, embeddings, accelerator(context.runtime), whole=True).save(index)
+        path, mark = index / "embeddings.npy", folder / "embedded.txt"
+        write_embeddings(path, mark, embedder, len(chunks), context.progress)
+        build_index(config.index, np.load(path, mmap_mode="c"), accelerator(context.runtime), whole=True).save(index)
+        mark.unlink()
         keys["encoder"] = digest(identity(config.encoder))
     described = {"chunk_tokens": config.chunk_tokens, "chunks": len(chunks), "keys": keys}
     (folder / DESCRIPTION).write_text(json.dumps(described))

@@ -35,8 +35,8 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
             f"{inputs['text'].name} and {inputs['corpus'].name} have different tokenizers: neighbours of one could not "
             "be read beside the other; make one of them with the tokenizer of the other"
         )
-    origins = (Origin(chunks.first, chunks.documents.identity) for chunks in (text, corpus))
-    write_neighbours(folder, *origins, config.k, _queries(inputs, text, context), keys, context.progress)
+    asked, searched = (Origin(chunks.first, chunks.documents.identity) for chunks in (text, corpus))
+    write_neighbours(folder, asked, searched, config.k, _queries(inputs, text, context), keys, context.progress)
     table = NeighbourTable.open(folder, config.k)
     return {"chunks": len(table), "mean_best_score": float(table.scores[:, 0].mean(dtype=float))}
 
@@ -49,7 +49,12 @@ def _queries(inputs: dict[str, Path], text: Chunks, context: Context) -> Callabl
         return lambda first, last: sparse_search(sparse, pieces(first, last))
     index = open_index(folder, accelerator(context.runtime))
     if inputs["text"] == inputs["corpus"]:
-        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
-        return lambda first, last: dense_search(index, torch.from_numpy(np.array(embeddings[first:last])))
+
+        def stored(first: int, last: int) -> Search:
+            # mapped anew each time, so that what was read does not stay in memory
+            embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")[first:last]
+            return dense_search(index, torch.from_numpy(np.array(embeddings)))
+
+        return stored
     embedder = open_embedder(inputs["index"] / "encoder", text, context)
     return lambda first, last: dense_search(index, embedder(first, last))
