@@ -19,7 +19,7 @@ from rlm.retrieval.encoder import DualEncoder
 from rlm.retrieval.index import build_index
 from rlm.retrieval.sparse import Bm25Index
 from rlm.stages.stage import Context
-from rlm.stages.training import accelerator
+from rlm.stages.training import accelerator, seed_everything
 
 DESCRIPTION = "chunk_index.json"
 
@@ -37,7 +37,7 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
         if config.encoder is None:
             raise ConfigError("the chunk index has no `encoder`; name one, or set `index: {kind: bm25}`")
         index.mkdir(exist_ok=True)
-        embedder = open_embedder(_write_encoder(folder, config.encoder, documents), chunks, context)
+        embedder = open_embedder(_write_encoder(folder, config.encoder, documents, context), chunks, context)
         path, mark = index / "embeddings.npy", folder / "embedded.txt"
         write_embeddings(path, mark, embedder, len(chunks), context.progress)
         build_index(config.index, np.load(path, mmap_mode="c"), accelerator(context.runtime), whole=True).save(index)
@@ -48,7 +48,7 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
     return {"chunks": len(chunks), "tokens_per_chunk": len(documents.tokens.values) / len(chunks)}
 
 
-def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Documents) -> Path:
+def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Documents, context: Context) -> Path:
     """The encoder's weights and tokenizer, drawn or read once: what an interrupted run goes on with."""
     finished, part = folder / "encoder", folder / "encoder.tmp"
     if not finished.is_dir():
@@ -57,6 +57,7 @@ def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Document
         if isinstance(config.encoder, PretrainedEncoder):
             named = PretrainedTokenizer(name=config.encoder.name, revision=config.encoder.revision)
             tokenizer = make_tokenizer(named, list)
+        seed_everything(context)
         build_chunk_encoder(config, len(tokenizer)).save(part)
         tokenizer.save_pretrained(part / "tokenizer")
         part.rename(finished)

@@ -41,7 +41,7 @@ class RealmExperiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
-def _content(config: Any, content: Callable[[Any], str]) -> str:
+def outside_content(config: Any, content: Callable[[Any], str]) -> str:
     """Of what an encoder or a tokenizer reads from outside the store."""
     if isinstance(config, TrainedTokenizer):
         return content(config.source) if config.source is not None else ""
@@ -76,7 +76,7 @@ def realm_stages(
     corpus = Stage(
         name="corpus",
         config={"corpus": e.corpus, "tokenizer": e.tokenizer},
-        content=content(e.corpus.source) + _content(e.tokenizer, content),
+        content=content(e.corpus.source) + outside_content(e.tokenizer, content),
     )
     text = corpus
     if e.pretraining_text is not None:
@@ -95,16 +95,16 @@ def realm_stages(
             config={"encoder": e.encoder, "warm_start": e.warm_start},
             inputs={"corpus": corpus, "text": text, "spans": spans},
             seed=seed,
-            content=_content(e.encoder, content),
+            content=outside_content(e.encoder, content),
         )
     encoder_input = {"encoder": bert} if bert else {}
-    own_encoder = "" if bert else _content(e.encoder, content)
+    own_encoder = "" if bert else outside_content(e.encoder, content)
     ict = Stage(
         name="ict",
         config={"retriever": e.retriever, "ict": e.ict},
         inputs={"corpus": corpus},
         seed=seed,
-        content=_content(e.retriever.encoder, content),
+        content=outside_content(e.retriever.encoder, content),
     )
     pretrain = Stage(
         name="pretrain",

@@ -1,0 +1,91 @@
+"""Stages that models of text share: documents, their chunks, and the chunks' neighbours (imports nothing heavy)."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from rlm.data.config import DocumentsConfig, TokenizerConfig
+from rlm.retrieval.config import (
+    Bm25,
+    ChunkIndexConfig,
+    FaissFlat,
+    FaissHnsw,
+    FaissIvfPq,
+    NeighboursConfig,
+    ScratchEncoder,
+)
+from rlm.stages.experiment import outside_content
+from rlm.stages.stage import Stage
+
+
+def documents_stage(
+    documents: DocumentsConfig, tokenizer: TokenizerConfig | Stage, content: Callable[[Any], str]
+) -> Stage:
+    """Documents with a tokenizer of their own, or with that of another stage of documents."""
+    digests = content(documents.source) + (content(documents.exclude) if documents.exclude is not None else "")
+    if isinstance(tokenizer, Stage):
+        return Stage(
+            name="documents", config={"documents": documents}, inputs={"tokenizer": tokenizer}, content=digests
+        )
+    return Stage(
+        name="documents",
+        config={"documents": documents, "tokenizer": tokenizer},
+        content=digests + outside_content(tokenizer, content),
+    )
+
+
+def neighbours_stages(
+    chunks: ChunkIndexConfig, neighbours: NeighboursConfig, text: Stage, corpus: Stage, content: Callable[[Any], str]
+) -> tuple[Stage, Stage]:
+    """The chunk index of a retrieval corpus, and the neighbours that the chunks of a text have in it."""
+    encoder = None if chunks.encoder is None or isinstance(chunks.index, Bm25) else chunks.encoder.encoder
+    index = Stage(
+        name="chunk_index",
+        config=chunks,
+        inputs={"corpus": corpus},
+        seed=0 if isinstance(encoder, ScratchEncoder) else None,
+        content="" if encoder is None else outside_content(encoder, content),
+    )
+    inputs = {"text": text, "corpus": corpus, "index": index}
+    return index, Stage(name="neighbours", config=neighbours, inputs=inputs)
+
+
+def check_documents(name: str, config: DocumentsConfig) -> list[str]:
+    """Mistakes in one field of documents, as `rlm.stages.checks` words them."""
+    mistakes = []
+    low, high = config.part
+    if not 0 <= low < high <= 1:
+        mistakes.append(f"{name}.part: found {list(config.part)}; write two numbers, 0 <= from < to <= 1")
+    if not 0 < config.fraction <= 1:
+        mistakes.append(f"{name}.fraction: found {config.fraction}; write a share above 0, at most 1")
+    return mistakes
+
+
+def check_chunks(name: str, config: ChunkIndexConfig) -> list[str]:
+    """Mistakes in the configuration of a chunk index."""
+    mistakes = []
+    if config.chunk_tokens < 1:
+        mistakes.append(f"{name}.chunk_tokens: found {config.chunk_tokens}; write at least 1")
+    if isinstance(config.index, Bm25):
+        return mistakes
+    if isinstance(config.index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
+        mistakes.append(f"{name}.index.kind: {config.index.kind} needs faiss, which is not installed")
+    if config.encoder is None:
+        return [*mistakes, f"{name}.encoder: none; name one, or set `index: {{kind: bm25}}`"]
+    encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
+    positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else 512
+    if not 2 < tokens <= positions or tokens % 8:
+        mistakes.append(
+            f"{name}.encoder.max_tokens: found {tokens}; write a multiple of 8 of at most {positions}, what the encoder"
+            " reads"
+        )
+    return mistakes
+
+
+def check_windows(name: str, tokens: int, chunk_tokens: int, stride: int | None = None) -> list[str]:
+    """Mistakes in the lengths of sequences, and in the stride of evaluation."""
+    if tokens <= chunk_tokens:
+        return [f"{name}: sequences of {tokens} tokens are not longer than one chunk of {chunk_tokens}; write more"]
+    if stride is not None and (stride % chunk_tokens or not 0 < stride <= tokens):
+        return [f"{name}: stride of {stride} tokens; write a multiple of the chunk, {chunk_tokens}, up to {tokens}"]
+    return []
