@@ -79,7 +79,8 @@ class DocumentsConfig:
     """`as_is` makes each record a document; `by_id_prefix` joins the passages of one, told by their ids: those named
     `wiki:12:0`, `wiki:12:3` are parts of `wiki:12` in the order of their numbers, as `7-0`, `7-1` are of `7`."""
     exclude: EncyclopediaSource | FilesSource | HubSource | None = None
-    """Records whose ids may not occur: evaluation documents. `wiki:12` keeps out `wiki:12:0` too."""
+    """Documents that are evaluated on: records with their ids or titles are left out. `wiki:12` keeps `wiki:12:0` out
+    too, and its title the passages that another source has of the same article."""
     part: tuple[float, float] = (0.0, 1.0)
     """Documents kept, by a hash of their ids that is uniform in [0, 1): (0, 0.9) and (0.9, 1) split a source in two."""
     fraction: float = 1.0

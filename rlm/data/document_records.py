@@ -29,13 +29,18 @@ def read_documents(config: DocumentsConfig, data: Path | None) -> Iterator[Passa
         raise ConfigError(f"documents.part: {list(config.part)}; write two numbers, 0 <= from < to <= 1")
     if not 0 < config.fraction <= 1:
         raise ConfigError(f"documents.fraction: {config.fraction}; write a share above 0, at most 1")
-    excluded = {record.id for record in read_passages(config.exclude, data)} if config.exclude is not None else set()
+    ids: set[str] = set()
+    titles: set[str] = set()
+    for record in read_passages(config.exclude, data) if config.exclude is not None else ():
+        ids.add(record.id)
+        titles.add(record.title)
+    titles.discard("")
     joined = config.join == "by_id_prefix"
 
     def kept() -> Iterator[tuple[str, int, Passage]]:
         for record in read_passages(config.source, data):
             document, number = part_of(record.id) if joined else (record.id, 0)
-            if excluded and is_excluded(record.id, excluded):
+            if record.title in titles or (ids and is_excluded(record.id, ids)):
                 continue
             if low <= share_of("part", document) < high and share_of("fraction", document) < config.fraction:
                 yield document, number, record

@@ -124,10 +124,31 @@ def test_read_documents__joins_parts_wherever_they_stand(tmp_path: Path) -> None
 
 
 def test_read_documents__keeps_evaluation_documents_out(tmp_path: Path) -> None:
-    source = files(tmp_path, "all.jsonl", [(f"w:{d}:{p}", "T", f"text {d} {p}") for d in range(30) for p in range(3)])
-    held_out = files(tmp_path, "test.jsonl", [(f"w:{d}", "T", "whole") for d in range(0, 30, 3)])
+    source = files(tmp_path, "all.jsonl", [(f"w:{d}:{p}", "", f"text {d} {p}") for d in range(30) for p in range(3)])
+    held_out = files(tmp_path, "test.jsonl", [(f"w:{d}", "", "whole") for d in range(0, 30, 3)])
     config = DocumentsConfig(source=source, exclude=held_out, join="by_id_prefix")
     assert {document.id for document in read_documents(config, tmp_path)} == {f"w:{d}" for d in range(30) if d % 3}
+
+
+def test_read_documents__keeps_other_passages_of_the_same_title_out(tmp_path: Path) -> None:
+    rows = [("w:1:0", "Oak", "a"), ("other:7", "Oak", "b"), ("w:2:0", "", "c"), ("w:3:0", "Oaks", "d")]
+    source = files(tmp_path, "all.jsonl", rows)
+    held_out = files(tmp_path, "test.jsonl", [("w:1", "Oak", "whole"), ("w:9", "", "whole")])
+    config = DocumentsConfig(source=source, exclude=held_out)
+    assert [document.id for document in read_documents(config, tmp_path)] == ["w:2:0", "w:3:0"]
+
+
+def test_read_documents__of_real_articles(data_folder: Path) -> None:
+    articles = FilesSource(files=("lm/wiki_articles.valid.jsonl.gz", "lm/wiki_articles.test.jsonl.gz"))
+    passages = FilesSource(files=("wiki/passages-00.jsonl.gz",), limit=32_000)
+    config = DocumentsConfig(source=passages, join="by_id_prefix")
+    excluding = DocumentsConfig(source=passages, join="by_id_prefix", exclude=articles)
+    every, kept = (list(read_documents(each, data_folder)) for each in (config, excluding))
+    held_out = list(read_documents(DocumentsConfig(source=articles), data_folder))
+    ids, titles = {document.id for document in held_out}, {document.title for document in held_out}
+    assert kept == [document for document in every if document.id not in ids and document.title not in titles]
+    assert len(every) > len(kept) and len(held_out) == 59 + 65
+    assert len({document.id for document in every}) == len(every)
 
 
 def test_read_documents__fractions_are_nested_and_parts_disjoint() -> None:
