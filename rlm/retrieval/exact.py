@@ -14,7 +14,9 @@ by Cauchy-Schwarz, with the norms measured rather than assumed. The ids are ther
 """
 
 import math
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +42,8 @@ ROWS = 1 << 16
 """Embeddings read, or re-ranked, at a time."""
 PADDING = 16
 """Batches are filled up to a multiple of this, because products with few columns take slow paths."""
+MAPPED = 1 << 30
+"""Bytes of a memory map that may stay resident; of a larger one, what was read is let go of."""
 SLACK = 1.001
 """Of the error bound, for its own rounding."""
 
@@ -51,7 +55,7 @@ class Exact(Index):
     Args:
         config: `dtype` of the scan; bfloat16 halves its memory (a copy of the embeddings) and is used where the device
             is fast at it. float32 scans the embeddings where they are.
-        embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map.
+        embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map, to which nobody writes.
         device: scans there; candidates are re-ranked where `embeddings` lie.
 
     Raises:
@@ -65,6 +69,8 @@ class Exact(Index):
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self.embeddings = torch.as_tensor(embeddings)
+        large = isinstance(embeddings, np.memmap) and embeddings.nbytes > MAPPED
+        self._map: Any = embeddings if large else None
         if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
             self._scanned = torch.empty(self.size, self.dim, dtype=torch.bfloat16, device=self.device)
             centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
@@ -79,6 +85,7 @@ class Exact(Index):
                 scanned.copy_(rows)
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
+            self._let_go()
         self._norm, self._residual = float(torch.stack(norms).max()), float(torch.stack(residuals).max())
         if not np.isfinite(self._norm):
             raise ValueError("embeddings hold NaN or infinity: did the retriever's training diverge?")
@@ -103,11 +110,19 @@ class Exact(Index):
             raise ValueError("queries hold NaN or infinity: did the retriever's training diverge?")
         held = MAXIMA[self.device.type] // (1 + self.size // self._widths(k)[0])
         step = max(PADDING, min(QUERIES, held))
-        parts = [self._best(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        parts = []
+        for start in range(0, len(queries), step):
+            parts.append(self._best(queries[start : start + step], k))
+            self._let_go()
         if not parts:
             nothing = torch.zeros(0, k, dtype=torch.int64, device=self.device)
             return nothing.double(), nothing
         return torch.cat([scores for scores, _ in parts]), torch.cat([ids for _, ids in parts])
+
+    def _let_go(self) -> None:
+        """Take the pages that were read out of resident memory; they are read again where they are needed."""
+        if self._map is not None:
+            self._map._mmap.madvise(mmap.MADV_DONTNEED)
 
     def _widths(self, k: int) -> tuple[int, int]:
         """Passages in a group, and groups in a group of groups; powers of two."""

@@ -1,5 +1,8 @@
 """Exact search against a brute force in float64, where the scan in bfloat16 has most to get wrong."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -170,3 +173,21 @@ def test_search__is_exact_on_a_gpu(brute_force):
             scores, ids = index.search(torch.from_numpy(queries).cuda(), 8)
             assert scores.is_cuda and ids.is_cuda
             np.testing.assert_array_equal(ids.cpu().numpy(), expected, err_msg=f"{kind} {dtype}")
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_exact__of_a_large_memory_map_lets_go_of_what_was_read(resident, brute_force, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "embeddings.npy"
+    np.save(path, rng.standard_normal((20_000, 64)).astype(np.float32))
+    if not resident:
+        monkeypatch.setattr(exact, "MAPPED", 0)
+    embeddings = np.load(path, mmap_mode="c")
+    queries = rng.standard_normal((30, 64)).astype(np.float32)
+    index = Exact(ExactIndex(), embeddings)
+    scores, ids = index.search(torch.from_numpy(queries), 5)
+    expected_scores, expected = brute_force(np.load(path), queries, 5)
+    np.testing.assert_array_equal(ids.numpy(), expected)
+    np.testing.assert_allclose(scores.numpy(), expected_scores, rtol=1e-6)
+    mapping = re.search(rf"{re.escape(str(path))}\n.*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text(), re.DOTALL)
+    assert (int(mapping[1]) > 1_000) == resident
