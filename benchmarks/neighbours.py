@@ -4,9 +4,8 @@ The peer of `rate` gets everything for free: its own word pieces, sorted by leng
 in pure bfloat16 where that is fast, no pooling, no search, no output. `memory` runs the stages themselves on generated
 documents; the encoder is small, for memory does not depend on its layers, but its width is MiniLM's.
 
-    python benchmarks/neighbours.py rate
+    python benchmarks/neighbours.py
     python benchmarks/neighbours.py rate --asked 500 --corpus 20000
-    python benchmarks/neighbours.py memory
     python benchmarks/neighbours.py memory --chunks 100000
 """
 
@@ -139,13 +138,15 @@ def peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rate", "memory"))
+    parser.add_argument("what", nargs="?", choices=("rate", "memory"), help="default: both")
     parser.add_argument("--asked", type=int, default=2_000, help="chunks whose neighbours are computed")
     parser.add_argument("--corpus", type=int, default=100_000, help="chunks that are searched")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--chunks", type=int, default=1_000_000, help="of the corpus, for memory")
     options = parser.parse_args()
-    {"rate": rate, "memory": memory}[options.what](options)
+    for name, measure in (("memory", memory), ("rate", rate)):  # memory first: its peak is that of the process
+        if options.what in (None, name):
+            measure(options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from rlm.data.chunk_pieces import ChunkPieces
 from rlm.data.chunks import Chunks
 from rlm.data.documents import Documents
+from rlm.data.text_windows import NeighbourTokens, Part, TextWindows
 from rlm.retrieval.config import NeighboursConfig
 from rlm.retrieval.index import Search, open_index
 from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, sparse_search, write_neighbours
@@ -26,7 +28,7 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
         ValueError: text and corpus have different tokenizers, or see `write_neighbours`.
     """
     described = json.loads((inputs["index"] / DESCRIPTION).read_text())
-    keys = {"text": inputs["text"].name, **described["keys"]}
+    keys = {"text": inputs["text"].name, "chunk_tokens": str(described["chunk_tokens"]), **described["keys"]}
     if described["keys"]["corpus"] != inputs["corpus"].name:
         raise ValueError(f"{inputs['index']}: an index of {keys['corpus']}, not of {inputs['corpus'].name}")
     text, corpus = (Chunks(Documents.open(inputs[role]), described["chunk_tokens"]) for role in ("text", "corpus"))
@@ -58,3 +60,33 @@ def _queries(inputs: dict[str, Path], text: Chunks, context: Context) -> Callabl
         return stored
     embedder = open_embedder(inputs["index"] / "encoder", text, context)
     return lambda first, last: dense_search(index, embedder(first, last))
+
+
+def open_windows(
+    inputs: dict[str, Path],
+    tokens: int,
+    chunk_tokens: int,
+    stride: int | None = None,
+    k: int = 0,
+    part: Part | Literal["none"] = "both",
+) -> TextWindows:
+    """Windows of a text for training or evaluation, with the neighbours of their chunks.
+
+    Args:
+        inputs: folders of the stages `text`, and of `corpus` and `neighbours` where neighbours are read.
+        tokens: of a window.
+        chunk_tokens: of a chunk.
+        stride: tokens from window to window; None takes as many whole chunks as a window has.
+        k: neighbours read; 0 reads none.
+        part: of the neighbours; `none` reads none.
+
+    Raises:
+        ValueError: lengths that do not fit, or neighbours of something else (what differs).
+    """
+    chunks = Chunks(Documents.open(inputs["text"]), chunk_tokens)
+    if k == 0 or part == "none":
+        return TextWindows(chunks, tokens, stride)
+    made_of = {role: inputs[role].name for role in ("text", "corpus")}
+    table = NeighbourTable.open(inputs["neighbours"], k, **made_of, chunk_tokens=str(chunk_tokens))
+    corpus = Chunks(Documents.open(inputs["corpus"]), chunk_tokens)
+    return TextWindows(chunks, tokens, stride, NeighbourTokens(table, corpus, part))

@@ -30,6 +30,7 @@ from rlm.retrieval.neighbours import NeighbourTable
 from rlm.stages import chunk_index as chunk_index_stage
 from rlm.stages import documents as documents_stage
 from rlm.stages import neighbours as neighbours_stage
+from rlm.stages.neighbours import open_windows
 from tests.worlds import Surroundings
 
 SOURCE = EncyclopediaSource(entities=40)
@@ -209,3 +210,27 @@ def test_neighbours__refuses_what_does_not_fit(corpus, news, bert, tmp_path) -> 
     with pytest.raises(ConfigError, match="has no `encoder`"):
         chunk_index(tmp_path / "chunk_index-3", corpus, ChunkIndexConfig(chunk_tokens=M))
     assert json.loads((index / "chunk_index.json").read_text())["chunk_tokens"] == M
+
+
+def test_open_windows__reads_what_the_stages_wrote(corpus, news, tmp_path) -> None:
+    index = chunk_index(tmp_path / "chunk_index-1", corpus, ChunkIndexConfig(chunk_tokens=M, index=Bm25()))
+    found = find(tmp_path / "neighbours-1", news, corpus, index, 3)
+    inputs = {"text": news, "corpus": corpus, "neighbours": found}
+    batch = open_windows(inputs, 48, M, k=2).batch(np.arange(4))
+    table, held = NeighbourTable.open(found, 3), Chunks(Documents.open(corpus), M)
+    for row, column in zip(*np.nonzero(batch["chunks"].numpy() >= 0), strict=True):
+        chunk = int(batch["chunks"][row, column])
+        ids, mask = held.take(table.ids[chunk, :2], 2)
+        np.testing.assert_array_equal(batch["neighbour_ids"][row, column].numpy(), ids)
+        np.testing.assert_array_equal(batch["neighbour_mask"][row, column].numpy(), mask)
+    assert (batch["chunks"] >= 0).sum() > 4
+    for settings in ({"k": 0}, {"k": 2, "part": "none"}):
+        assert "neighbour_ids" not in open_windows(inputs, 48, M, **settings).batch(np.arange(4))
+    with pytest.raises(ValueError, match=r"another chunk_tokens \(chunk_tokens: computed with 16, opened with 8\)"):
+        open_windows(inputs, 48, 8, k=2)
+    with pytest.raises(ValueError, match=r"another text, corpus \(text: computed with documents-news, opened with"):
+        open_windows({**inputs, "text": corpus, "corpus": news}, 48, M, k=2)
+    with pytest.raises(ValueError, match="k = 4 neighbours .* which holds 3"):
+        open_windows(inputs, 48, M, k=4)
+    with pytest.raises(ValueError, match="not longer than one chunk"):
+        open_windows(inputs, 16, M, k=2)
