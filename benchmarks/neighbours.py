@@ -101,7 +101,7 @@ def memory(options: argparse.Namespace) -> None:
         out = folder / "neighbours-0"
         for path in (*inputs.values(), out):
             path.mkdir()
-        scratch = ScratchEncoder(layers=1, hidden_size=384, heads=2, max_positions=72, initial_std=0.2)
+        scratch = ScratchEncoder(layers=1, hidden_size=384, heads=2, max_positions=72)
         chunks = ChunkIndexConfig(encoder=ChunkEncoderConfig(encoder=scratch, max_tokens=72), chunk_tokens=64)
         for role, source in sources.items():
             config = {"documents": DocumentsConfig(source=source, join="by_id_prefix")}

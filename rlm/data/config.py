@@ -53,6 +53,20 @@ class TrainedTokenizer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedByteTokenizer:
+    """Byte-level BPE as GPT-2's, trained: it gives every text back, so that bits per byte are those of the raw text.
+
+    For language models only: it has no [CLS], [SEP] and [MASK].
+    """
+
+    kind: Literal["trained_bytes"] = "trained_bytes"
+    vocab_size: int = 8192
+    """With the 256 bytes and the end of a text."""
+    source: EncyclopediaSource | FilesSource | HubSource | None = None
+    """Text it is trained on; None takes the documents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedTokenizer:
     """The tokenizer of a checkpoint, by folder or hub name."""
 
@@ -161,3 +175,5 @@ class SalientSpans:
 MaskingConfig = UniformTokens | RandomSpans | SalientSpans
 TaggerConfig = RulesTagger | SpacyTagger | TokenClassificationTagger
 TokenizerConfig = TrainedTokenizer | PretrainedTokenizer
+TextTokenizerConfig = TrainedTokenizer | TrainedByteTokenizer | PretrainedTokenizer
+"""Of documents."""

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlm.config import identity
-from rlm.data.config import PretrainedTokenizer, TokenizerConfig
+from rlm.data.config import PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
 from rlm.data.pretrained import locate
 from rlm.errors import ConfigError
 
@@ -19,10 +19,13 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+END_OF_TEXT = "<|endoftext|>"
 
 
 def make_tokenizer(
-    config: TokenizerConfig, texts: Callable[[], Iterable[str]], needs: tuple[str, ...] = ("cls", "sep", "pad", "mask")
+    config: TextTokenizerConfig,
+    texts: Callable[[], Iterable[str]],
+    needs: tuple[str, ...] = ("cls", "sep", "pad", "mask"),
 ) -> Any:
     """A fast tokenizer; `texts` is called only where one is trained, and more than once.
 
@@ -42,6 +45,8 @@ def make_tokenizer(
                 f"tokenizer.name: `{config.name}` is no folder with a tokenizer and the hub did not give one ({error});"
                 " write the path of a downloaded checkpoint"
             ) from error
+    elif isinstance(config, TrainedByteTokenizer):
+        tokenizer = _train_bytes(config.vocab_size, texts)
     else:
         trained = BertWordPieceTokenizer(vocab=_train(config.vocab_size, texts), lowercase=True)
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **SPECIAL)
@@ -69,6 +74,14 @@ def _train(vocab_size: int, texts: Callable[[], Iterable[str]]) -> dict[str, int
         texts(), vocab_size=vocab_size, min_frequency=2, special_tokens=first, show_progress=False
     )
     return trainer.get_vocab()
+
+
+def _train_bytes(vocab_size: int, texts: Callable[[], Iterable[str]]) -> Any:
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        texts(), vocab_size=vocab_size, min_frequency=2, special_tokens=[END_OF_TEXT], show_progress=False
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT)
 
 
 def open_tokenizer(folder: Path) -> Any:

@@ -10,6 +10,7 @@ from rlm.data.config import (
     RulesTagger,
     TaggerConfig,
     TokenizerConfig,
+    TrainedByteTokenizer,
     TrainedTokenizer,
 )
 from rlm.models.config import EvaluateConfig, FinetuneConfig, IctConfig, PretrainConfig, WarmStartConfig
@@ -43,7 +44,7 @@ class RealmExperiment:
 
 def outside_content(config: Any, content: Callable[[Any], str]) -> str:
     """Of what an encoder or a tokenizer reads from outside the store."""
-    if isinstance(config, TrainedTokenizer):
+    if isinstance(config, TrainedTokenizer | TrainedByteTokenizer):
         return content(config.source) if config.source is not None else ""
     return "" if isinstance(config, ScratchEncoder) else content(config)
 

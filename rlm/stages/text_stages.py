@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from rlm.data.config import DocumentsConfig, TokenizerConfig
+from rlm.data.config import DocumentsConfig, TextTokenizerConfig
 from rlm.retrieval.config import (
     Bm25,
     ChunkIndexConfig,
@@ -19,7 +19,7 @@ from rlm.stages.stage import Stage
 
 
 def documents_stage(
-    documents: DocumentsConfig, tokenizer: TokenizerConfig | Stage, content: Callable[[Any], str]
+    documents: DocumentsConfig, tokenizer: TextTokenizerConfig | Stage, content: Callable[[Any], str]
 ) -> Stage:
     """Documents with a tokenizer of their own, or with that of another stage of documents."""
     digests = content(documents.source) + (content(documents.exclude) if documents.exclude is not None else "")

@@ -1,7 +1,10 @@
 """Documents read back against the tokenizer called by hand; joining, exclusion and shares against sets of ids."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,12 +13,12 @@ import pytest
 from transformers import GPT2TokenizerFast
 
 from rlm.data import document_records
-from rlm.data.config import DocumentsConfig, EncyclopediaSource, FilesSource, TrainedTokenizer
+from rlm.data.config import DocumentsConfig, EncyclopediaSource, FilesSource, TrainedByteTokenizer, TrainedTokenizer
 from rlm.data.document_records import is_excluded, part_of, read_documents
 from rlm.data.documents import Documents, start_token, write_documents
 from rlm.data.encyclopedia import passages
 from rlm.data.sources import Passage
-from rlm.data.tokenizer import make_tokenizer
+from rlm.data.tokenizer import make_tokenizer, open_tokenizer
 from rlm.errors import ConfigError
 
 SOURCE = EncyclopediaSource(entities=60)
@@ -87,6 +90,35 @@ def test_start_token__when_the_tokenizer_is_gpt2s(tmp_path: Path) -> None:
     documents = Documents.open(folder)
     assert documents.tokens[0].tolist() == [2, 0, 1, 0, 1]
     assert documents.pad == 0
+
+
+PROGRAM = """
+import sys
+from rlm.data.config import EncyclopediaSource, TrainedByteTokenizer
+from rlm.data.encyclopedia import passages
+from rlm.data.tokenizer import make_tokenizer, open_tokenizer
+texts = [passage.text for passage in passages(EncyclopediaSource(entities=60))]
+make_tokenizer(TrainedByteTokenizer(vocab_size=600), lambda: texts, needs=()).save_pretrained(sys.argv[1])
+"""
+
+
+def test_documents__of_bytes_give_the_raw_text_back(root: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": "."}
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / name)], cwd=root, env=environment, check=True)
+    files_of = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files_of[0] == files_of[1]
+    tokenizer = open_tokenizer(tmp_path / "one")
+    odd = ["  Two  spaces,\nlines\t\u00e9\u4e2d\U0001f600 I.E. don't ", *TEXTS[:20]]
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    write_documents(folder, [Passage(str(i), "", text) for i, text in enumerate(odd)], tokenizer)
+    documents = Documents.open(folder)
+    for row, text in enumerate(odd):
+        assert documents.tokenizer.decode(documents.tokens[row][1:].tolist()) == text
+        assert documents.tokens[row][0] == documents.start == tokenizer.eos_token_id
+    with pytest.raises(ConfigError, match="has no cls, sep, pad, mask"):
+        make_tokenizer(TrainedByteTokenizer(vocab_size=300), lambda: TEXTS)
 
 
 @pytest.mark.parametrize(

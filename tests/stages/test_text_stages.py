@@ -2,7 +2,14 @@
 
 import pytest
 
-from rlm.data.config import DocumentsConfig, EncyclopediaSource, FilesSource, PretrainedTokenizer, TrainedTokenizer
+from rlm.data.config import (
+    DocumentsConfig,
+    EncyclopediaSource,
+    FilesSource,
+    PretrainedTokenizer,
+    TrainedByteTokenizer,
+    TrainedTokenizer,
+)
 from rlm.retrieval.config import (
     Bm25,
     ChunkEncoderConfig,
@@ -24,7 +31,7 @@ def contents(changed: str = ""):
 
     def content(source) -> str:
         named = source.files[0] if isinstance(source, FilesSource) else getattr(source, "name", "")
-        return named + "*" if named == changed else named
+        return named + "*" if changed and named == changed else named
 
     return content
 
@@ -70,8 +77,12 @@ def test_stages__of_an_encoder_from_scratch_have_a_seed() -> None:
 def test_unpack__when_packed() -> None:
     stage = stages()[3]
     assert unpack(pack(stage)) == stage
-    trained = documents_stage(DocumentsConfig(source=SOURCE, part=(0.25, 1.0)), TrainedTokenizer(), contents())
-    assert unpack(pack(trained)) == trained
+    for tokenizer in (TrainedTokenizer(), TrainedByteTokenizer(source=FilesSource(files=("lm",)))):
+        trained = documents_stage(DocumentsConfig(source=SOURCE, part=(0.25, 1.0)), tokenizer, contents())
+        assert unpack(pack(trained)) == trained
+        read = tokenizer.source is not None
+        changed = documents_stage(DocumentsConfig(source=SOURCE, part=(0.25, 1.0)), tokenizer, contents("lm"))
+        assert (changed.key != trained.key) == read
 
 
 def test_check__finds_mistakes_and_nothing_else() -> None:
