@@ -80,6 +80,7 @@ def write_neighbours(
     keys: Mapping[str, str],
     progress: Progress | None = None,
     shard: int = SHARD,
+    name: Callable[[int], str] = str,
 ) -> None:
     """Write what `NeighbourTable.open` reads; a call that was interrupted goes on after its last whole shard.
 
@@ -95,6 +96,7 @@ def write_neighbours(
         keys: what the result is made of, by role (text, corpus, encoder, index); kept beside it.
         progress: called with chunks done and chunks in all.
         shard: chunks searched together.
+        name: of a document of the text, for messages.
 
     Raises:
         ValueError: some document has fewer than k chunks of others to choose from; nothing was computed.
@@ -104,8 +106,9 @@ def write_neighbours(
     left = others(text, corpus)
     short = np.flatnonzero(left < k)
     if len(short):
+        first_short = name(int(short[0]))
         raise ValueError(
-            f"k = {k} neighbours, but for {len(short)} of the text's {len(left)} documents (first: number {short[0]}) "
+            f"k = {k} neighbours, but for {len(short)} of the text's {len(left)} documents (first: {first_short}) "
             f"the retrieval corpus has only {left[short].min()} chunks of other documents: it is the same document, or "
             "too small; add documents to it, or ask for fewer neighbours"
         )

@@ -38,7 +38,8 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
             "be read beside the other; make one of them with the tokenizer of the other"
         )
     asked, searched = (Origin(chunks.first, chunks.documents.identity) for chunks in (text, corpus))
-    write_neighbours(folder, asked, searched, config.k, _queries(inputs, text, context), keys, context.progress)
+    queries, name = _queries(inputs, text, context), text.documents.id
+    write_neighbours(folder, asked, searched, config.k, queries, keys, context.progress, name=name)
     table = NeighbourTable.open(folder, config.k)
     return {"chunks": len(table), "mean_best_score": float(table.scores[:, 0].mean(dtype=float))}
 

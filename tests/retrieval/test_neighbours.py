@@ -203,7 +203,7 @@ def test_write_neighbours__refuses_a_corpus_that_is_wholly_the_same_document(tmp
     def queries(first, last):
         raise AssertionError("searched")
 
-    with pytest.raises(ValueError, match=r"first: number 0.*only 1 chunks of other documents: it is the same document"):
+    with pytest.raises(ValueError, match=r"first: 0.*only 1 chunks of other documents: it is the same document"):
         write_neighbours(tmp_path, text, corpus, 2, queries, {})
     with pytest.raises(ValueError, match="only 0 chunks"):
         write_neighbours(tmp_path, text, text, 1, queries, {})

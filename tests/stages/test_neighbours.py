@@ -176,7 +176,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_stages__when_killed_go_on_with_the_same_result(corpus, news, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(chunk_encoder.write_embeddings, "__defaults__", (None, 32))
-    monkeypatch.setattr(neighbours.write_neighbours, "__defaults__", (None, 32))
+    monkeypatch.setattr(neighbours.write_neighbours, "__defaults__", (None, 32, str))
     config = ChunkIndexConfig(chunk_tokens=M, encoder=SCRATCH)
     with pytest.raises(RuntimeError, match="killed"):
         chunk_index(tmp_path / "chunk_index-1", corpus, config, Stops())
@@ -205,7 +205,7 @@ def test_neighbours__refuses_what_does_not_fit(corpus, news, bert, tmp_path) -> 
     alone.mkdir()
     write_documents(alone, [Passage("one", "", "Only one text. " * 20)], Documents.open(corpus).tokenizer)
     own = chunk_index(tmp_path / "chunk_index-2", alone, ChunkIndexConfig(chunk_tokens=M, index=Bm25()))
-    with pytest.raises(ValueError, match="it is the same document"):
+    with pytest.raises(ValueError, match=r"first: one\).*it is the same document"):
         find(tmp_path / "alone", alone, alone, own, 1)
     with pytest.raises(ConfigError, match="has no `encoder`"):
         chunk_index(tmp_path / "chunk_index-3", corpus, ChunkIndexConfig(chunk_tokens=M))
