@@ -126,7 +126,6 @@ def read_results(table: AblationTable, cells: list[Cell], store: Path) -> Result
                 if scores is not None:
                     results.scores[row, dataset, name] = scores
     _assert_rows_agree(cells, results)
-    results.notes = list(dict.fromkeys(results.notes))
     return results
 
 

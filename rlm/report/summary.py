@@ -66,6 +66,7 @@ def summarise(table: AblationTable, cells: list[Cell], store: Path) -> Summary:
     for column in table.columns:
         for dataset in table.datasets:
             compared.update(_compare(table, results, dataset, column))
+    results.notes = list(dict.fromkeys(results.notes))
     return Summary(
         table=table,
         cells=cells,
