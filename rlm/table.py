@@ -61,6 +61,7 @@ class AblationTable:
     name: str
     title: str
     paper: str
+    model: str
     scale: str
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -72,7 +73,6 @@ class AblationTable:
     reported: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The paper's own numbers: row, data set, column."""
     reported_source: str = ""
-    model: str = "realm"
     chosen: tuple[str, ...] = ()
     """Data sets asked for in place of the file's."""
 
