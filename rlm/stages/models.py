@@ -30,8 +30,8 @@ class Model:
     leaves: tuple[str, ...]
     """Roles whose results the table reads; only what they need is run."""
     columns: Callable[[Any], tuple[Column, ...]]
-    """What a row with this configuration measures: a name means the same in every row that has it. A table that names no
-    columns shows the first.
+    """What a row with this configuration measures: a name means the same in every row that has it. A table that names
+    no columns shows the first.
     """
     measured_on: Callable[[Any, str], str]
     """`measured_on(experiment, dataset)`: the split, and how much of it, in words."""
