@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -10,8 +10,8 @@ from typing import Any, Protocol, TextIO
 from rlm.launch import Event
 from rlm.stages.stage import Stage
 
-# Figures worth a place in one line, in this order.
-SHOWN = ("steps_per_second", "loss", "recall@5", "exact_match", "retrieval_utility", "index_age")
+# Figures of any training, shown before those of its model.
+SHOWN = ("steps_per_second", "loss")
 
 
 def grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -38,9 +38,10 @@ def size(amount: float) -> str:
     return f"{amount / 1e3:.0f} kB"
 
 
-def figures(shown: Mapping[str, float]) -> str:
-    """A few current figures of a stage in one line."""
-    names = [name for name in SHOWN if name in shown] + sorted(name for name in shown if name not in SHOWN)
+def figures(shown: Mapping[str, float], order: Sequence[str] = ()) -> str:
+    """A few current figures of a stage in one line: pace and loss, then those in `order`, then others."""
+    order = [*SHOWN, *order]
+    names = [name for name in dict.fromkeys([*order, *sorted(shown)]) if name in shown]
     return "  ".join(f"{name.replace('steps_per_second', 'steps/s')} {shown[name]:.3g}" for name in names[:4])
 
 
@@ -51,6 +52,8 @@ class Running:
     stage: Stage
     label: str
     """The rows that need it."""
+    order: Sequence[str] = ()
+    """Figures shown first."""
     since: float = field(default_factory=time.monotonic)
     done: int = 0
     total: int = 0
@@ -69,7 +72,7 @@ class Running:
         parts = [f"{self.stage.folder} ({self.label})"]
         if self.total:
             parts.append(f"{self.done}/{self.total}")
-        parts += [figures(self.shown)] if self.shown else []
+        parts += [figures(self.shown, self.order)] if self.shown else []
         if self.first and self.done > self.first[1]:
             pace = (time.monotonic() - self.first[0]) / (self.done - self.first[1])
             parts.append(f"{duration(pace * (self.total - self.done))} left")
@@ -89,6 +92,8 @@ class _Board:
 
     stages: Mapping[str, Stage]
     labels: Mapping[str, str]
+    order: Sequence[str] = ()
+    """Figures shown first."""
     running: dict[str, Running] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
@@ -97,7 +102,7 @@ class _Board:
         """Update; returns the stage's state, also of one that just ended."""
         key = event.key
         if event.kind == "started":
-            self.running[key] = Running(self.stages[key], self.labels[key])
+            self.running[key] = Running(self.stages[key], self.labels[key], self.order)
         elif event.kind == "progress" and key in self.running:
             self.running[key].update(event.data)
         elif event.kind in ("done", "failed", "lost"):
@@ -114,11 +119,12 @@ class PlainView:
         stages: Mapping[str, Stage],
         labels: Mapping[str, str],
         finished: set[str],
+        order: Sequence[str] = (),
         out: TextIO | None = None,
         every: float = 10.0,
     ) -> None:
-        """`every`: seconds between lines about one stage."""
-        self._board = _Board(stages, labels, done=set(finished))
+        """`order`: figures shown first; `every`: seconds between lines about one stage."""
+        self._board = _Board(stages, labels, order, done=set(finished))
         self._out = out or sys.stdout
         self._every = every
 
@@ -145,7 +151,7 @@ class PlainView:
         elif event.kind == "done":
             count = f"[{len(self._board.done)}/{len(self._board.stages)}]"
             took = duration(time.monotonic() - running.since)
-            self._print(f"{name}: done {count} in {took}  {figures(metrics)}".rstrip())
+            self._print(f"{name}: done {count} in {took}  {figures(metrics, running.order)}".rstrip())
         elif event.kind == "note":
             self._print(f"{name}: {event.data['text']}")
         elif event.kind in ("failed", "lost"):
@@ -166,13 +172,17 @@ class LiveView:
         labels: Mapping[str, str],
         finished: set[str],
         rows: Mapping[str, Mapping[str, Sequence[str]]],
+        results: Container[str] = (),
+        order: Sequence[str] = (),
     ) -> None:
-        """`rows`: keys of the stages by row and role."""
+        """`rows`: keys of the stages by row and role; `results`: keys of those whose figures stay on the screen;
+        `order`: figures shown first.
+        """
         from rich.console import Console
         from rich.live import Live
 
-        self._board = _Board(stages, labels, done=set(finished))
-        self._rows = rows
+        self._board = _Board(stages, labels, order, done=set(finished))
+        self._rows, self._results = rows, results
         self._roles = list(dict.fromkeys(role for keys in rows.values() for role in keys))
         self._live = Live(console=Console(), get_renderable=self._render, refresh_per_second=4)
 
@@ -197,8 +207,8 @@ class LiveView:
         elif event.kind in ("failed", "lost"):
             text = f"{running.stage.folder}: failed: {event.data['message']}"
             self._live.console.print(text, style="red", markup=False, highlight=False)
-        elif event.kind == "done" and metrics and running.stage.name in ("evaluate", "zero_shot"):
-            text = f"{running.stage.folder} ({running.label}): {figures(metrics)}"
+        elif event.kind == "done" and metrics and event.key in self._results:
+            text = f"{running.stage.folder} ({running.label}): {figures(metrics, running.order)}"
             self._live.console.print(text, markup=False, highlight=False)
 
     def _render(self) -> Any:

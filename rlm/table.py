@@ -3,22 +3,27 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlm.build import build, build_plain
 from rlm.errors import ConfigError, nearest
 from rlm.overlay import merge, nest, parse_settings
+from rlm.stages.columns import Column
 from rlm.stages.models import MODELS, Model
 from rlm.stages.stage import Stage
 from rlm.yaml_file import Document, read_yaml
 
+Relation = Literal[">", "<"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trend:
-    """Rows in the order in which a column is expected to fall."""
+    """An inequality that the rows of a column are expected to satisfy."""
 
     column: str
     order: tuple[str, ...]
+    relation: Relation = ">"
+    """How each row is expected to stand to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class Cell:
     seed: int
     stages: dict[str, Stage]
     """By role."""
-    leaves: tuple[str, ...] = ("zero_shot", "evaluate")
+    leaves: tuple[str, ...]
     """Roles whose results the table reads."""
 
     def needed(self) -> dict[str, Stage]:
@@ -56,6 +61,7 @@ class AblationTable:
     name: str
     title: str
     paper: str
+    model: str
     scale: str
     datasets: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -67,7 +73,6 @@ class AblationTable:
     reported: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """The paper's own numbers: row, data set, column."""
     reported_source: str = ""
-    model: str = "realm"
     chosen: tuple[str, ...] = ()
     """Data sets asked for in place of the file's."""
 
@@ -76,8 +81,19 @@ class AblationTable:
         """Name of its reports' files: other data sets do not overwrite those of the table."""
         return "-".join([self.scale or "table", *self.chosen])
 
+    def column(self, name: str) -> Column:
+        """What a column means, which all rows measure."""
+        of_rows = [
+            column
+            for experiment in self.rows.values()
+            for column in MODELS[self.model].columns(experiment)
+            if column.name == name
+        ]
+        assert all(column == of_rows[0] for column in of_rows), f"rows give {name} different meanings"
+        return of_rows[0]
+
     def measured_on(self, dataset: str) -> str:
-        """The questions that the rows are asked, in words."""
+        """What the rows are measured on, in words."""
         describe = MODELS[self.model].measured_on
         return "; ".join(dict.fromkeys(describe(experiment, dataset) for experiment in self.rows.values()))
 
@@ -121,7 +137,7 @@ class _TableFile:
     model: str = "realm"
     datasets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    columns: tuple[str, ...] = ("exact_match",)
+    columns: tuple[str, ...] = ()
     baseline: str | None = None
 
 
@@ -180,7 +196,9 @@ def load_table(
             " write its path relative to the table file's folder"
         )
     base = merge(read_yaml(base_path), _mapping(overlay, "config", errors))
-    experiments = _rows(document, base, MODELS[file.model], parse_settings(settings), errors)
+    model = MODELS[file.model]
+    experiments = _rows(document, base, model, parse_settings(settings), errors)
+    measured = [column.name for experiment in experiments.values() for column in model.columns(experiment)]
     table = AblationTable(
         name=path.stem,
         title=file.title or path.stem,
@@ -188,7 +206,7 @@ def load_table(
         scale=scale,
         datasets=tuple(datasets) or file.datasets,
         seeds=tuple(seeds) or file.seeds,
-        columns=file.columns,
+        columns=file.columns or tuple(measured[:1]),
         baseline=file.baseline or next(iter(experiments), ""),
         rows=experiments,
         trends=_trends(document, errors),
@@ -267,13 +285,19 @@ def _trends(document: Document, errors: list[str]) -> list[Trend]:
     for i, entry in enumerate(listed if isinstance(listed, list) else [listed]):
         place = document.place(("trends", str(i)))
         if not isinstance(entry, dict) or not all(isinstance(order, str) for order in entry.values()):
-            errors.append(f"{place}: trends: found `{entry}`; write `- COLUMN: ROW > ROW`")
+            errors.append(f"{place}: trends: found `{entry}`; write `- COLUMN: ROW > ROW` or `- COLUMN: ROW < ROW`")
             continue
         for column, order in entry.items():
-            names = tuple(name.strip() for name in order.split(" > "))
+            relation: Relation = "<" if " < " in order else ">"
+            if " < " in order and " > " in order:
+                errors.append(f"{place}: trends: `{order}` has both > and <; write a trend for each direction")
+                continue
+            names = tuple(name.strip() for name in order.split(f" {relation} "))
             if len(names) < 2:
-                errors.append(f"{place}: trends: `{order}` has one row; write `ROW > ROW`, with spaces around >")
-            trends.append(Trend(column=column, order=names))
+                errors.append(
+                    f"{place}: trends: `{order}` has one row; write `ROW > ROW`, with spaces around >, or `ROW < ROW`"
+                )
+            trends.append(Trend(column=column, order=names, relation=relation))
     return trends
 
 
@@ -309,7 +333,8 @@ def _check_names(
             unknown(document.place(("reported", row)), "reported", row, names)
     asked = [(("columns", str(i)), column) for i, column in enumerate(table.columns)]
     asked += [(("trends", str(i)), trend.column) for i, trend in enumerate(table.trends)]
-    measured = {row: MODELS[table.model].columns(experiment) for row, experiment in table.rows.items()}
+    model = MODELS[table.model]
+    measured = {row: [column.name for column in model.columns(experiment)] for row, experiment in table.rows.items()}
     for location, column in asked:
         without = [row for row, columns in measured.items() if column not in columns]
         if without:
@@ -322,9 +347,9 @@ def _check_names(
     source = overlay if "datasets" in overlay.value else document
     for experiment in table.rows.values():
         for i, dataset in enumerate(table.datasets):
-            if dataset not in experiment.questions:
+            if dataset not in model.datasets(experiment):
                 place = "--datasets" if datasets_given else source.place(("datasets", str(i)))
-                unknown(place, "datasets", dataset, experiment.questions)
+                unknown(place, "datasets", dataset, model.datasets(experiment))
 
 
 def _restrict(table: AblationTable, rows: Sequence[str]) -> AblationTable:

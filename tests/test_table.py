@@ -10,6 +10,7 @@ from rlm.retrieval.config import PretrainedEncoder
 from rlm.stages.checks import check_realm
 from rlm.stages.stage import Stage
 from rlm.table import AblationTable, distinct_stages, load_table
+from tests.fakes import language_model
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "tests" / "fakes" / "experiments"
@@ -240,3 +241,47 @@ def test_check_realm__when_the_shipped_tables_are_read(root: Path) -> None:
             table = load_table(path, scale.stem)
             assert isinstance(table, AblationTable)
             assert all(check_realm(row) == [] for row in table.rows.values())
+
+
+# What is replaced in the table of the model with documents, by what, and the message.
+OTHER_MISTAKES = {
+    "data set": ("datasets: [wiki]", "datasets: [wikie]", "neighbours.yaml:6: datasets: no `wikie`; did you mean `wiki`?"),
+    "column of another model": ("[bits_per_byte, perplexity]", "[exact_match]", "columns: no `exact_match`; "),
+    "trend in both directions": ("two < one < Off", "two < one > Off", "neighbours.yaml:15: trends: `two < one > Off` has"
+                                 " both > and <; write a trend for each direction"),
+    "trend without spaces": ("two < one < Off", "two<one", "`two<one` has one row; write `ROW > ROW`, with spaces around >,"
+                             " or `ROW < ROW`"),
+    "trend's row": ("two < one < Off", "two < ona", "neighbours.yaml:15: trends: no `ona`; did you mean `one`?"),
+    "check": ("{neighbours: 1}", "{neighbours: -1}", "neighbours.yaml:12: neighbours: found -1; write 0 or more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_MISTAKES)
+def test_load_table__when_the_file_of_another_model_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    language_model.install(monkeypatch)
+    old, new, message = OTHER_MISTAKES[name]
+    assert message in _errors(language_model.write_table(tmp_path, (old, new)))
+
+
+def test_load_table__when_the_model_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    language_model.install(monkeypatch)
+    table, cells = language_model.read_table(tmp_path, datasets=["wiki", "news"])
+    assert [(trend.relation, trend.order) for trend in table.trends] == [
+        ("<", ("two", "one", "Off")),
+        (">", ("Off", "two")),
+    ]
+    assert table.measured_on("news") == "the first 30 of the test split"
+    names = [stage.name for stage, _ in distinct_stages(cells).values()]
+    assert {name: names.count(name) for name in names} == {"fake_text": 2, "fake_train": 6, "fake_perplexity": 12}
+
+
+def test_load_table__when_no_column_is_named_the_model_s_first_is_shown(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language_model.install(monkeypatch)
+    path = language_model.write_table(tmp_path, ("columns: [bits_per_byte, perplexity]\n", ""))
+    assert load_table(path).columns == ("bits_per_byte",)
+    _edit(folder / "table.yaml", "columns: [exact_match, zero_shot_recall@5]\n", "")
+    assert load_table(folder / "table.yaml").columns == ("exact_match",)

@@ -98,7 +98,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("store")
     tracker = Tracker(store, TABLE)
     pretrain = finish(store, "pretrain-aaaa", range(1200))
-    tracker.deliver(pretrain, run_tags(TABLE, ["REALM"], ["nq_open"], 0))
+    tracker.deliver(pretrain, run_tags(TABLE, ["REALM"], ["nq_open"], 0), results=["predictions.jsonl"])
     tracker.deliver(finish(store, "corpus-bbbb"), run_tags(TABLE, ["REALM", "ORQA"], ["nq_open", "trec"], None))
     assert tracker.close()
     return store
@@ -203,7 +203,7 @@ def test_deliver__keeps_orders_for_later_when_the_server_is_away(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     away = Tracker(tmp_path, TABLE)
     start = time.monotonic()
-    away.deliver(folder, run_tags(TABLE, ["REALM"], ["nq_open"], 0))
+    away.deliver(folder, run_tags(TABLE, ["REALM"], ["nq_open"], 0), results=["predictions.jsonl"])
     assert time.monotonic() - start < 1, "deliver waited for the server"
     wait_for(lambda: any("is away" in message for message in caplog.messages))
     assert not away.close(timeout=30)

@@ -9,6 +9,7 @@ from rlm.commands.plan import Plan, forecast, make_plan, needed_roles, print_pla
 from rlm.launch import Event, LocalPool, Outcome, log_file, run_stages
 from rlm.live import LiveView, PlainView
 from rlm.stages.cost import git_state
+from rlm.stages.models import MODELS
 from rlm.stages.store import prepare_store, read_record, stage_folder
 from rlm.table import Cell
 
@@ -68,15 +69,17 @@ def _compute(plan: Plan, options: argparse.Namespace, tracker: "_Tracking") -> O
 
 def _view(plan: Plan) -> LiveView | PlainView:
     labels = {key: _label(plan, key) for key in plan.stages}
+    order = [*MODELS[plan.table.model].live, *plan.table.columns]
     if not sys.stdout.isatty():
-        return PlainView(plan.stages, labels, set(plan.finished))
+        return PlainView(plan.stages, labels, set(plan.finished), order)
     rows: dict[str, dict[str, list[str]]] = {}
     for cell in plan.cells:
         for role, key in needed_roles(cell).items():
             keys = rows.setdefault(cell.row, {}).setdefault(role, [])
             if key not in keys:
                 keys.append(key)
-    return LiveView(plan.stages, labels, set(plan.finished), rows)
+    results = {cell.stages[role].key for cell in plan.cells for role in cell.leaves if role in cell.stages}
+    return LiveView(plan.stages, labels, set(plan.finished), rows, results, order)
 
 
 def _label(plan: Plan, key: str) -> str:
@@ -125,9 +128,23 @@ class _Tracking:
         if self._plan.table.scale:
             tags["scale"] = self._plan.table.scale
         try:
-            self._tracker.deliver(stage_folder(self._store, self._plan.stages[key]), tags, failed)
+            folder = stage_folder(self._store, self._plan.stages[key])
+            self._tracker.deliver(folder, tags, failed, _files_read(self._plan, key))
         except OSError as error:  # A view of the results must not stop them.
             print(f"MLflow is not told of {self._plan.stages[key].folder}: {error}", file=sys.stderr)
+
+
+def _files_read(plan: Plan, key: str) -> list[str]:
+    """Files of a stage that columns read."""
+    model, rows = MODELS[plan.table.model], plan.table.rows
+    return sorted(
+        {
+            column.file
+            for cell in plan.used_by[key]
+            for column in model.columns(rows[cell.row])
+            if column.role in cell.stages and cell.stages[column.role].key == key
+        }
+    )
 
 
 def _only_seed(cells: list[Cell]) -> int | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from rlm.report.results import Cost
 from rlm.report.statistics import RESAMPLES, Difference
 from rlm.report.summary import Summary
+from rlm.stages.columns import Column
 
 ABSENT = "–"
 MARK = "†"
@@ -67,11 +68,6 @@ def blocks(summary: Summary) -> list[Block]:
     return content
 
 
-def label(column: str) -> str:
-    """A column's name in words."""
-    return column.replace("exact_match", "exact match").replace("zero_shot_", "zero-shot ")
-
-
 def cost(spent: Cost) -> str:
     """Core- and GPU-seconds; at least so much, where stages are missing."""
     parts = [
@@ -92,36 +88,50 @@ def _main(summary: Summary, dataset: str) -> Grid:
     reported = _columns_reported(summary, dataset)
     on = summary.reported_on(dataset)
     paper = "paper" if on == dataset else f"paper ({on})"
+    columns = [table.column(name) for name in table.columns]
     header = ["row"]
-    for column in table.columns:
-        header += [label(column), paper] if column in reported else [label(column)]
+    for column in columns:
+        header += [column.label, paper] if column.name in reported else [column.label]
     lines = []
     for row in table.rows:
         absent = summary.results.missing.get((row, dataset), {})
         name = f"{row} (baseline)" if row == table.baseline else row
         line = [f"{name} (incomplete)" if absent else name]
-        for column in table.columns:
+        for column in columns:
             line.append(_value(summary, row, dataset, column))
-            if column in reported:
-                theirs = summary.reported(row, dataset, column)
-                line.append(ABSENT if theirs is None else f"{theirs:.1f}")
-        line += [_questions(summary, row, dataset), f"{len(table.seeds) - len(absent)}/{len(table.seeds)}"]
+            if column.name in reported:
+                theirs = summary.reported(row, dataset, column.name)
+                line.append(ABSENT if theirs is None else column.shown(theirs))
+        line += [_units(summary, row, dataset), f"{len(table.seeds) - len(absent)}/{len(table.seeds)}"]
         lines.append([*line, cost(summary.cost(row, dataset))])
     total = ["total", *[""] * (len(header) + 1), cost(summary.cost(dataset=dataset))]
-    return Grid(f"Results on {dataset}, in percent", [*header, "n", "seeds", "cost"], lines, total)
+    caption = f"Results on {dataset}{_measured_in(columns, [column.unit for column in columns])}"
+    return Grid(caption, [*header, "n", "seeds", "cost"], lines, total)
 
 
-def _value(summary: Summary, row: str, dataset: str, column: str) -> str:
-    place = row, dataset, column
+def _measured_in(columns: list[Column], units: list[str]) -> str:
+    """The units, after a caption; and which way is better, where that is not the higher for all columns."""
+    words = [
+        ", ".join(filter(None, [unit, "lower is better" if column.better == "lower" else ""]))
+        for column, unit in zip(columns, units, strict=True)
+    ]
+    if len(set(words)) == 1:
+        return f", {'in ' if units[0] else ''}{words[0]}" if words[0] else ""
+    parts = [f"{column.label} ({word})" if word else column.label for column, word in zip(columns, words, strict=True)]
+    return f": {', '.join(parts)}"
+
+
+def _value(summary: Summary, row: str, dataset: str, column: Column) -> str:
+    place = row, dataset, column.name
     if place not in summary.estimates:
         return ABSENT
     found = summary.estimates[place]
-    text = f"{found.mean:.1f}" if found.sd is None else f"{found.mean:.1f} ± {found.sd:.1f}"
+    text = column.shown(found.mean) + ("" if found.sd is None else f" ± {column.shown(found.sd)}")
     compared = summary.compared.get(place)
     return f"{text} {MARK}" if compared is not None and compared.significant else text
 
 
-def _questions(summary: Summary, row: str, dataset: str) -> str:
+def _units(summary: Summary, row: str, dataset: str) -> str:
     counts = {
         summary.estimates[row, dataset, column].n
         for column in summary.table.columns
@@ -133,12 +143,13 @@ def _questions(summary: Summary, row: str, dataset: str) -> str:
 def _legend(summary: Summary, dataset: str) -> str:
     table = summary.table
     several = len(table.seeds) > 1
+    units = " and ".join(dict.fromkeys(table.column(name).units for name in table.columns))
     sentences = [
-        f"Questions: {table.measured_on(dataset)}.",
+        f"{units.capitalize()}: {table.measured_on(dataset)}.",
         f"Mean over {len(table.seeds)} seeds ± standard deviation between them." if several else "One seed.",
         f"{MARK}: differs from {table.baseline} at p < 0.05 after Holm's correction over the column's rows"
-        f" (paired bootstrap over questions, {RESAMPLES:,} resamples{', seeds averaged' if several else ''}).",
-        "Intervals and tests tell what other questions would show, not what other seeds would.",
+        f" (paired bootstrap over {units}, {RESAMPLES:,} resamples{', seeds averaged' if several else ''}).",
+        f"Intervals and tests tell what other {units} would show, not what other seeds would.",
         "Cost: core-seconds, or GPU-seconds of stages on one; work that rows share is counted once, at the first row"
         " that uses it.",
     ]
@@ -147,7 +158,9 @@ def _legend(summary: Summary, dataset: str) -> str:
     if _columns_reported(summary, dataset):
         on = summary.reported_on(dataset)
         elsewhere = "" if on == dataset else f" These are on {on}, not {dataset}."
-        smaller = "" if table.scale == "paper" else f" At scale {table.scale}, compare the order of the rows only."
+        smaller = (
+            "" if table.scale in ("", "paper") else f" At scale {table.scale}, compare the order of the rows only."
+        )
         sentences.append(f"Paper: {table.reported_source or table.paper}.{elsewhere}{smaller}")
     return " ".join(sentences)
 
@@ -166,20 +179,22 @@ def _missing(summary: Summary, dataset: str) -> Items | None:
 
 def _differences(summary: Summary, dataset: str) -> Grid | None:
     lines = []
-    for column in summary.table.columns:
+    columns = [summary.table.column(name) for name in summary.table.columns]
+    for column in columns:
         for row in summary.table.rows:
-            compared = summary.compared.get((row, dataset, column))
+            compared = summary.compared.get((row, dataset, column.name))
             if compared is None:
                 continue
             figures = ["same stages", *[ABSENT] * 4]
             if compared.p_holm is not None:
                 found = compared.difference
-                figures = [*_figures(found), p_value(compared.p_holm), _detectable(found)]
-            lines.append([row, label(column), *figures])
+                figures = [*_figures(found, column), p_value(compared.p_holm), _detectable(found, column)]
+            lines.append([row, column.label, *figures])
     if not lines:
         return None
     return Grid(
-        f"Differences from {summary.table.baseline} on {dataset}, in percentage points; detectable: the smallest"
+        f"Differences from {summary.table.baseline} on {dataset}"
+        f"{_measured_in(columns, [column.difference_unit for column in columns])}; detectable: the smallest"
         " difference that this n finds with 80 % power",
         ["row", "column", "difference", "95 % interval", "p", "p (Holm)", "detectable"],
         lines,
@@ -197,37 +212,37 @@ def _trends(summary: Summary, dataset: str) -> Grid | None:
     for judged in summary.trends:
         if judged.dataset != dataset:
             continue
+        column = summary.table.column(judged.column)
         if len(judged.pairs) > 1:
-            lines.append([" > ".join(judged.order), judged.verdict, label(judged.column), *[""] * 5])
+            lines.append([f" {judged.relation} ".join(judged.order), judged.verdict, column.label, *[""] * 5])
         for pair in judged.pairs:
             verdict = f"{pair.verdict} ({pair.reason})" if pair.reason else pair.verdict
-            name = f"{'– ' if len(judged.pairs) > 1 else ''}{pair.higher} > {pair.lower}"
+            name = f"{'– ' if len(judged.pairs) > 1 else ''}{pair.first} {pair.relation} {pair.second}"
             figures = [ABSENT] * 5
             if pair.difference is not None:
-                figures = [*_figures(pair.difference), f"{pair.agree}/{pair.seeds}", _detectable(pair.difference)]
-            lines.append([name, verdict, label(judged.column), *figures])
+                found = pair.difference
+                figures = [*_figures(found, column), f"{pair.agree}/{pair.seeds}", _detectable(found, column)]
+            lines.append([name, verdict, column.label, *figures])
+    relations = {judged.relation for judged in summary.trends if judged.dataset == dataset}
+    stands = {">": "is higher", "<": "is lower"}.get("".join(relations), "is higher (>) or lower (<)")
     caption = (
         f"Expected trends on {dataset}: held or not held where neighbours differ at p < 0.05 (two-sided, not"
-        " corrected), else undecided at this n; seeds: those in which the first is higher"
+        f" corrected), else undecided at this n; seeds: those in which the first {stands}"
     )
     header = ["expected", "verdict", "column", "difference", "95 % interval", "p", "seeds", "detectable"]
     return Grid(caption, header, lines, names=3) if lines else None
 
 
-def _figures(difference: Difference) -> list[str]:
+def _figures(difference: Difference, column: Column) -> list[str]:
     return [
-        _signed(difference.mean),
-        f"{_signed(difference.low)} to {_signed(difference.high)}",
+        column.signed(difference.mean),
+        f"{column.signed(difference.low)} to {column.signed(difference.high)}",
         p_value(difference.p),
     ]
 
 
-def _signed(points: float) -> str:
-    return "0.0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
-
-
-def _detectable(difference: Difference) -> str:
-    return ABSENT if difference.detectable is None else f"{difference.detectable:.1f}"
+def _detectable(difference: Difference, column: Column) -> str:
+    return ABSENT if difference.detectable is None else column.shown(difference.detectable)
 
 
 def _computed(summary: Summary) -> Paragraph:

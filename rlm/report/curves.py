@@ -18,7 +18,7 @@ POINTS = 150
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A figure over optimizer steps, averaged over seeds."""
+    """A figure over steps, averaged over seeds."""
 
     rows: tuple[str, ...]
     """All rows that share the stages it comes from."""
@@ -26,27 +26,14 @@ class Curve:
     values: NDArray[np.float64]
 
 
-def recall_curves(summary: Summary, dataset: str, k: int) -> list[Curve]:
-    """Zero-shot recall at k of the snapshots that pre-training kept, percent."""
-    return _curves(summary, dataset, "zero_shot", f"recall@{k}")
-
-
-def training_curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curve]:
-    """A metric that stages of this name logged."""
-    return _curves(summary, dataset, name, metric)
-
-
 def trained_stages(summary: Summary) -> list[str]:
     """Names of the stages that logged a loss, in the order in which they run."""
     names = dict.fromkeys(stage.name for cell in summary.cells for stage in cell.needed().values())
-    return [
-        name
-        for name in names
-        if any(training_curves(summary, dataset, name, "loss") for dataset in summary.table.datasets)
-    ]
+    return [name for name in names if any(curves(summary, dataset, name, "loss") for dataset in summary.table.datasets)]
 
 
-def _curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curve]:
+def curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curve]:
+    """A metric that stages of this name logged, or measured at several steps."""
     rows: dict[tuple[str, ...], list[str]] = {}
     folders: dict[tuple[str, ...], list[Path]] = {}
     for row in summary.table.rows:
@@ -60,14 +47,14 @@ def _curves(summary: Summary, dataset: str, name: str, metric: str) -> list[Curv
         keys = tuple(stage.key for stage in stages)
         rows.setdefault(keys, []).append(row)
         folders[keys] = [stage_folder(summary.store, stage) for stage in stages]
-    curves = []
+    drawn = []
     for keys, sharing in rows.items():
         by_seed = [points for folder in folders[keys] if (points := _logged(folder).get(metric))]
         common = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
         if common:
             means = np.array([[points[step] for step in common] for points in by_seed]).mean(axis=0)
-            curves.append(Curve(tuple(sharing), *_thinned(np.array(common, dtype=float), means)))
-    return curves
+            drawn.append(Curve(tuple(sharing), *_thinned(np.array(common, dtype=float), means)))
+    return drawn
 
 
 @functools.cache

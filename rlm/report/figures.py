@@ -1,21 +1,17 @@
 """The plots of a report, each with a legend, a description and its values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlm.report.content import Grid, label
-from rlm.report.curves import Curve, recall_curves, trained_stages, training_curves
+from rlm.report.content import Grid
+from rlm.report.curves import Curve, curves, trained_stages
 from rlm.report.plots import Bar, Panel, bars, lines
-from rlm.report.results import source_of
 from rlm.report.summary import Summary
+from rlm.stages.columns import Column, Logged, Plot
+from rlm.stages.models import MODELS
 
-_REFRESH = {
-    "index_age": "age of the index, in optimizer steps",
-    "agreement": "agreement: share of the top k still found",
-    "churn": "churn: share of the top k changed by a swap",
-}
 _STEPS_SHOWN = 12
 
 
@@ -33,53 +29,71 @@ class Drawn:
 
 def figures(summary: Summary) -> Iterator[Drawn]:
     """All plots for which there are results."""
-    datasets = summary.table.datasets
-    for dataset in datasets:
-        suffix = f" on {dataset}" if len(datasets) > 1 else ""
-        for column in summary.table.columns:
+    table = summary.table
+    columns = [table.column(name) for name in table.columns]
+    for dataset in table.datasets:
+        suffix = f" on {dataset}" if len(table.datasets) > 1 else ""
+        for column in columns:
             yield from _bars(summary, dataset, column, suffix)
-        for source, k in map(source_of, summary.table.columns):
-            if source.role == "zero_shot":
-                panel = Panel("percent of questions", recall_curves(summary, dataset, k), marked=True)
-                yield from _lines(summary, f"Zero-shot recall@{k} over pre-training{suffix}", [panel])
-    first = datasets[0]  # Nothing before fine-tuning knows of data sets.
-    panels = [
-        Panel(words, training_curves(summary, first, "pretrain", name), marked=name == "churn")
-        for name, words in _REFRESH.items()
-    ]
-    yield from _lines(summary, "How stale the index is", panels)
+        for column in columns:
+            if column.over_steps is not None:
+                yield from _lines(summary, dataset, column.over_steps, suffix)
+    for plot in MODELS[table.model].plots:
+        yield from _on_each(summary, plot)
     for name in trained_stages(summary):
-        for dataset in datasets if name == "finetune" else [first]:
-            suffix = f" on {dataset}" if name == "finetune" and len(datasets) > 1 else ""
-            panel = Panel("loss", training_curves(summary, dataset, name, "loss"))
-            yield from _lines(summary, f"Loss of {name.replace('_', ' ')}{suffix}", [panel])
+        panel = Logged(stage=name, metric="loss", title="loss")
+        yield from _on_each(summary, Plot(title=f"Loss of {name.replace('_', ' ')}", panels=(panel,)))
 
 
-def _bars(summary: Summary, dataset: str, column: str, suffix: str) -> Iterator[Drawn]:
+def _on_each(summary: Summary, plot: Plot) -> Iterator[Drawn]:
+    """A plot for each data set; one for all of them, where its stages know nothing of data sets."""
+    datasets = summary.table.datasets
+    names = {panel.stage for panel in plot.panels}
+    stages = {
+        dataset: {
+            stage.key
+            for cell in summary.cells
+            if cell.dataset == dataset
+            for stage in cell.needed().values()
+            if stage.name in names
+        }
+        for dataset in datasets
+    }
+    apart = any(stages[dataset] != stages[datasets[0]] for dataset in datasets)
+    for dataset in datasets if apart else datasets[:1]:
+        yield from _lines(summary, dataset, plot, f" on {dataset}" if apart else "")
+
+
+def _bars(summary: Summary, dataset: str, column: Column, suffix: str) -> Iterator[Drawn]:
     drawn = []
     for place, row in enumerate(summary.table.rows):
-        scores = summary.results.scores.get((row, dataset, column))
+        scores = summary.results.scores.get((row, dataset, column.name))
         if scores is not None:
-            found, seeds = summary.estimates[row, dataset, column], scores.values.mean(axis=1).tolist()
-            drawn.append(Bar(place, row, found, seeds, summary.reported(row, dataset, column)))
+            found, seeds = summary.estimates[row, dataset, column.name], scores.sample.by_seed().tolist()
+            drawn.append(Bar(place, row, found, seeds, summary.reported(row, dataset, column.name)))
     if not drawn:
         return
-    keys = ["bar: mean, in percent", "line: 95 % interval over questions"]
+    unit = f", in {column.unit}" if column.unit else ""
+    keys = [f"bar: mean{unit}", f"line: 95 % interval over {column.units}"]
     keys += ["dots: seeds"] if any(len(bar.seeds) > 1 for bar in drawn) else []
     keys += [f"diamond: {summary.table.reported_source}"] if any(bar.reported is not None for bar in drawn) else []
     figures = [
-        [f"{bar.estimate.mean:.1f}", f"{bar.estimate.low:.1f} to {bar.estimate.high:.1f}", _joined(bar.seeds)]
+        [
+            column.shown(bar.estimate.mean),
+            f"{column.shown(bar.estimate.low)} to {column.shown(bar.estimate.high)}",
+            ", ".join(map(column.shown, bar.seeds)),
+        ]
         for bar in drawn
     ]
-    title = label(column)
-    title = title[0].upper() + title[1:] + suffix
+    title = column.label[0].upper() + column.label[1:] + suffix
+    description = "; ".join(f"{bar.name}: {column.shown(bar.estimate.mean)}" for bar in drawn)
     yield Drawn(
         title=title,
-        svg=bars(drawn, title, "; ".join(f"{bar.name}: {bar.estimate.mean:.1f}" for bar in drawn), _prefix(title)),
+        svg=bars(drawn, column, title, description, _prefix(title)),
         caption="; ".join(keys),
         values=[
             Grid(
-                "Values in percent",
+                f"Values in {column.unit}" if column.unit else "Values",
                 ["row", "mean", "95 % interval", "by seed"],
                 [[bar.name, *line] for bar, line in zip(drawn, figures, strict=True)],
             )
@@ -87,8 +101,13 @@ def _bars(summary: Summary, dataset: str, column: str, suffix: str) -> Iterator[
     )
 
 
-def _lines(summary: Summary, title: str, panels: Sequence[Panel]) -> Iterator[Drawn]:
-    panels = [panel for panel in panels if panel.curves]
+def _lines(summary: Summary, dataset: str, plot: Plot, suffix: str) -> Iterator[Drawn]:
+    title = plot.title + suffix
+    panels = [
+        Panel(logged.title, found, logged.marked)
+        for logged in plot.panels
+        if (found := curves(summary, dataset, logged.stage, logged.metric))
+    ]
     if not panels:
         return
     order = list(summary.table.rows)
@@ -120,10 +139,6 @@ def _values(panel: Panel) -> Grid:
 
     shown = [[curve.rows[0], *(at(curve, step) for step in steps)] for curve in panel.curves]
     return Grid(panel.title, ["step", *(f"{step:g}" for step in steps)], shown)
-
-
-def _joined(figures: Sequence[float]) -> str:
-    return ", ".join(f"{figure:.1f}" for figure in figures)
 
 
 def _prefix(title: str) -> str:

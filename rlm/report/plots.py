@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rlm.report.curves import Curve
 from rlm.report.statistics import Estimate
+from rlm.stages.columns import Column
 
 # By row: Okabe and Ito's colours, darkened until they stand out from white (3:1) or as light as a dark page needs.
 LIGHT = ("#0072b2", "#d55e00", "#00845f", "#aa4499", "#8a6d00", "#332288", "#6b6b6b")
@@ -53,7 +54,7 @@ class Panel:
     """Whether each point is a measurement of its own, not one of a dense series."""
 
 
-def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
+def bars(bars: Sequence[Bar], column: Column, title: str, description: str, prefix: str) -> str:
     """Horizontal bars, each under its name: means, 95 % intervals, seeds as dots, the paper's number as a diamond."""
 
     def draw(figure: Figure) -> None:
@@ -67,12 +68,14 @@ def bars(bars: Sequence[Bar], title: str, description: str, prefix: str) -> str:
             if bar.reported is not None:
                 axes.plot(bar.reported, y, "D", markerfacecolor="none", markeredgecolor=_INK, markersize=7)
             axes.text(0, y - 0.24, textwrap.shorten(bar.name, 44, placeholder=" …"), va="bottom")
-            axes.text(1, y - 0.24, f"{found.mean:.1f}", va="bottom", ha="right", transform=axes.get_yaxis_transform())
+            axes.text(
+                1, y - 0.24, column.shown(found.mean), va="bottom", ha="right", transform=axes.get_yaxis_transform()
+            )
         axes.set_ylim(len(bars) - 0.5, -0.75)
         axes.set_yticks([])
         axes.spines.left.set_visible(False)
         axes.set_xlim(0, 1.04 * max(max(bar.estimate.high, bar.reported or 0, *bar.seeds) for bar in bars) or 1)
-        axes.set_xlabel("percent")
+        axes.set_xlabel(column.unit or column.label)
 
     return _svg(draw, 0.75 + 0.5 * len(bars), title, description, prefix)
 

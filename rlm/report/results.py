@@ -1,9 +1,10 @@
-"""Reads the store: what each finished cell answers per question, what is missing, and what it cost."""
+"""Reads the store: what each finished cell measures per unit, what is missing, and what it cost."""
 
 import functools
 import json
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +12,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlm.errors import StageError
+from rlm.report.statistics import Sample
+from rlm.stages.columns import Column
 from rlm.stages.stage import Stage
 from rlm.stages.store import Damaged, find_finished, stage_folder
 from rlm.table import AblationTable, Cell, distinct_stages
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where a column's values are."""
-
-    role: str
-    file: str
-    value: Callable[[dict[str, Any], int], bool]
-    """Of a line of the file and the column's number (0 without): is the question answered?"""
-
-
-SOURCES = {
-    "exact_match": Source("evaluate", "predictions.jsonl", lambda line, k: bool(line["exact_match"])),
-    "recall@": Source("evaluate", "predictions.jsonl", lambda line, k: bool(line["retrieved"])),
-    "zero_shot_recall@": Source("zero_shot", "ranks.jsonl", lambda line, k: 0 < (line["rank"] or 0) <= k),
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Scores:
     """A column of one row on one data set."""
 
-    questions: tuple[str, ...]
-    """Ids, in the order of the file."""
+    column: Column
+    units: tuple[str, ...]
+    """Ids of what was measured (questions, documents), in the order of the file."""
     seeds: tuple[int, ...]
     """The finished ones."""
     values: NDArray[np.float64]
-    """0 or 100, [seeds, questions]."""
+    """[seeds, units]"""
+    weights: NDArray[np.float64]
+    """[seeds, units]"""
     stages: tuple[str, ...]
     """Keys of the stages that they come from, by seed."""
 
-    def of(self, seeds: tuple[int, ...]) -> NDArray[np.float64]:
-        """Mean over some seeds, percent, [questions]."""
-        return self.values[[self.seeds.index(seed) for seed in seeds]].mean(axis=0)
+    @property
+    def sample(self) -> Sample:
+        """Of all seeds."""
+        return Sample(self.values, self.weights, self.column.aggregate)
+
+    def of(self, seeds: tuple[int, ...]) -> Sample:
+        """Of some seeds."""
+        places = [self.seeds.index(seed) for seed in seeds]
+        return Sample(self.values[places], self.weights[places], self.column.aggregate)
 
     def stages_of(self, seeds: tuple[int, ...]) -> list[str]:
         """Keys of the stages of some seeds."""
         return [self.stages[self.seeds.index(seed)] for seed in seeds]
+
+    def same_units(self, other: "Scores") -> bool:
+        """Whether both measure the same questions or documents."""
+        return self.units == other.units
+
+    def same_weights(self, other: "Scores", seeds: tuple[int, ...]) -> bool:
+        """Whether the units weigh the same in both, where the column asks for it."""
+        return not self.column.compared_weights or np.array_equal(self.of(seeds).weights, other.of(seeds).weights)
 
 
 @dataclass(slots=True)
@@ -114,22 +117,16 @@ def read_results(table: AblationTable, cells: list[Cell], store: Path) -> Result
         absent = _absent(cell, results.finished)
         if absent:
             results.missing.setdefault((cell.row, cell.dataset), {})[cell.seed] = absent
-    for column in dict.fromkeys([*table.columns, *(trend.column for trend in table.trends)]):
+    for name in dict.fromkeys([*table.columns, *(trend.column for trend in table.trends)]):
+        column = table.column(name)
         for row in table.rows:
             for dataset in table.datasets:
                 mine = [cell for cell in cells if (cell.row, cell.dataset) == (row, dataset)]
                 scores = _scores(column, mine, results, store)
                 if scores is not None:
-                    results.scores[row, dataset, column] = scores
-    _assert_shared_retrievers_agree(cells, results)
-    results.notes = list(dict.fromkeys(results.notes))
+                    results.scores[row, dataset, name] = scores
+    _assert_rows_agree(cells, results)
     return results
-
-
-def source_of(column: str) -> tuple[Source, int]:
-    """Where a column comes from, and its number."""
-    head, at, number = column.partition("@")
-    return SOURCES[head + at], int(number or 0)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -152,61 +149,75 @@ def _absent(cell: Cell, finished: Container[str]) -> list[str]:
     return [roles.get(key, stage.name) for key, stage in needed.items() if key not in finished]
 
 
-def _scores(column: str, cells: list[Cell], results: Results, store: Path) -> Scores | None:
-    source, _ = source_of(column)
-    found: dict[int, tuple[Stage, tuple[str, ...], NDArray[np.float64]]] = {}
+def _scores(column: Column, cells: list[Cell], results: Results, store: Path) -> Scores | None:
+    found: dict[int, tuple[Stage, tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]] = {}
     for cell in cells:
-        stage = cell.stages[source.role]
+        stage = cell.stages[column.role]
         record = results.finished.get(stage.key)
         if record is None:
             continue
-        path = stage_folder(store, stage) / source.file
-        questions, values = _answered(path, path.stat().st_mtime_ns, column)
-        if not questions or abs(values.mean() - record["metrics"][column]) > 1e-6:
-            raise StageError(f"{path}: does not give the recorded {column} of {record['metrics'][column]}")
-        found[cell.seed] = stage, questions, values
+        path = stage_folder(store, stage) / column.file
+        units, values, weights = _measured(path, path.stat().st_mtime_ns, column)
+        recorded = record["metrics"][column.name]
+        if not weights.sum() > 0 or not isclose(
+            Sample(values[None], weights[None], column.aggregate).by_seed()[0], recorded, rel_tol=1e-6, abs_tol=1e-6
+        ):
+            raise StageError(f"{path}: does not give the recorded {column.name} of {recorded}")
+        found[cell.seed] = stage, units, values, weights
     if not found:
         return None
-    if len({ids for _, ids, _ in found.values()}) > 1:
-        raise StageError(f"{cells[0].row} on {cells[0].dataset}: the seeds answer different questions")
+    if len({ids for _, ids, _, _ in found.values()}) > 1:
+        raise StageError(f"{cells[0].row} on {cells[0].dataset}: the seeds are measured on different {column.units}")
     return Scores(
-        questions=next(iter(found.values()))[1],
+        column=column,
+        units=next(iter(found.values()))[1],
         seeds=tuple(found),
-        values=np.array([values for _, _, values in found.values()]),
-        stages=tuple(stage.key for stage, _, _ in found.values()),
+        values=np.array([values for _, _, values, _ in found.values()]),
+        weights=np.array([weights for _, _, _, weights in found.values()]),
+        stages=tuple(stage.key for stage, _, _, _ in found.values()),
     )
 
 
 # A table is printed and then written; rows share files.
 @functools.cache
-def _answered(path: Path, modified: int, column: str) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Ids and values of the questions in a file that was `modified` then (nanoseconds)."""
-    source, number = source_of(column)
-    lines = list(read_lines(path))
-    return tuple(str(line["id"]) for line in lines), np.array([100.0 * source.value(line, number) for line in lines])
+def _measured(
+    path: Path, modified: int, column: Column
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Ids, values and weights of the units in a file that was `modified` then (nanoseconds)."""
+    units, values, weights = [], [], []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            value, weight = column.read(line)
+            units.append(str(line["id"]))
+        except (KeyError, TypeError) as error:
+            raise StageError(f"{path}:{number}: no {column.name} ({type(error).__name__}: {error})") from None
+        values.append(value)
+        weights.append(weight)
+    return tuple(units), np.array(values, dtype=np.float64), np.array(weights, dtype=np.float64)
 
 
-def _assert_shared_retrievers_agree(cells: list[Cell], results: Results) -> None:
-    """The same retriever, index and questions give the same zero-shot recall, whatever else a row changes.
+def _assert_rows_agree(cells: list[Cell], results: Results) -> None:
+    """What a stage's inputs alone determine is the same, whatever else a row changes (as a retriever's recall is).
 
     Raises:
-        StageError: they do not.
+        StageError: it is not.
     """
-    seen: dict[object, tuple[Cell, NDArray[np.float64]]] = {}
-    for (row, dataset, column), scores in results.scores.items():
-        source, _ = source_of(column)
-        if source.role != "zero_shot":
+    seen: dict[object, tuple[Cell, Sample]] = {}
+    for (row, dataset, name), scores in results.scores.items():
+        column = scores.column
+        if not column.determined_by:
             continue
         for cell in cells:
             if (cell.row, cell.dataset) != (row, dataset) or cell.seed not in scores.seeds:
                 continue
-            inputs = cell.stages[source.role].inputs
-            same = column, scores.questions, frozenset((role, stage.key) for role, stage in inputs.items())
-            values = scores.of((cell.seed,))
-            other, expected = seen.setdefault(same, (cell, values))
-            if not np.array_equal(values, expected):
+            inputs = cell.stages[column.role].inputs
+            same = name, scores.units, frozenset((role, stage.key) for role, stage in inputs.items())
+            shown = scores.of((cell.seed,))
+            other, expected = seen.setdefault(same, (cell, shown))
+            if not np.array_equal([shown.values, shown.weights], [expected.values, expected.weights]):
                 raise StageError(
-                    f"{column} on {dataset}, seed {cell.seed}: rows `{other.row}` and `{row}` share a retriever but"
-                    f" show {expected.mean():.2f} and {values.mean():.2f}; remove {other.stages[source.role].folder}"
-                    f" and {cell.stages[source.role].folder} from the store and run again"
+                    f"{name} on {dataset}, seed {cell.seed}: rows `{other.row}` and `{row}` share"
+                    f" {column.determined_by} but show {column.shown(expected.by_seed()[0])} and"
+                    f" {column.shown(shown.by_seed()[0])}; remove {other.stages[column.role].folder} and"
+                    f" {cell.stages[column.role].folder} from the store and run again"
                 )

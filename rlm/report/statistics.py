@@ -1,6 +1,6 @@
-"""Means, intervals and paired tests over questions."""
+"""Figures, intervals and paired tests over units: questions, documents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -8,94 +8,170 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from rlm.stages.columns import Aggregate
+
 RESAMPLES = 10_000
 LEVEL = 0.05
 POWER = 0.80
+_FEW = 64
+"""Up to so many distinct units, it is drawn how often each occurs, instead of units."""
+_DRAWN_AT_ONCE = 2**20
+"""Units, so that resampling takes little memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was measured of each unit: the figure of a seed is the ratio of sums over units, or its exponential."""
+
+    values: NDArray[np.float64]
+    """[seeds, units]"""
+    weights: NDArray[np.float64]
+    """[seeds, units]; 1 where the figure is a mean."""
+    aggregate: Aggregate = "ratio"
+
+    def by_seed(self) -> NDArray[np.float64]:
+        """The figure of each seed, [seeds]."""
+        return self.of(self.values.sum(axis=1), self.weights.sum(axis=1))
+
+    def of(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The figure from sums over units."""
+        ratio = values / weights
+        return np.exp(ratio) if self.aggregate == "exp_ratio" else ratio
+
+    def seeds_averaged(self) -> "Sample":
+        """The same mean figure from one line of values, where the figure is linear in them; else all seeds."""
+        if self.aggregate == "exp_ratio" or not np.array_equal(
+            self.weights, self.weights[:1].repeat(len(self.weights), 0)
+        ):
+            return self
+        return Sample(self.values.mean(axis=0, keepdims=True), self.weights[:1])
+
+    def influence(self) -> NDArray[np.float64]:
+        """How far each unit pulls the figure, to first order (the delta method): its mean is 0, [units]."""
+        figure = self.by_seed()[:, None]
+        ratio = np.log(figure) if self.aggregate == "exp_ratio" else figure
+        pull = (self.values - ratio * self.weights) / self.weights.mean(axis=1, keepdims=True)
+        return (pull * figure if self.aggregate == "exp_ratio" else pull).mean(axis=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A row's mean, in percent."""
+    """A row's figure."""
 
     mean: float
+    """Over seeds."""
     sd: float | None
     """Between seeds, None with one seed."""
     low: float
-    """95 % interval over questions."""
+    """95 % interval over units."""
     high: float
     n: int
-    """Questions."""
+    """Units."""
     seeds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One row less another, on the same questions, in percentage points."""
+    """One row less another, on the same units."""
 
     mean: float
     low: float
-    """95 % interval over questions."""
+    """95 % interval over units."""
     high: float
     p: float
     """Two-sided."""
     detectable: float | None
-    """Smallest difference that would be found with 80 % power; None where the rows answer alike."""
+    """Smallest difference that would be found with 80 % power; None where the rows do alike."""
     n: int
 
 
-def estimate(values: NDArray[np.float64]) -> Estimate:
-    """Mean, spread between seeds, and interval; values are [seeds, questions]."""
-    by_seed = values.mean(axis=1)
-    low, high = np.quantile(resampled_means(values.mean(axis=0)), [LEVEL / 2, 1 - LEVEL / 2])
+def estimate(sample: Sample) -> Estimate:
+    """Mean, spread between seeds, and interval."""
+    by_seed = sample.by_seed()
+    low, high = np.quantile(resampled([(1, sample.seeds_averaged())]), [LEVEL / 2, 1 - LEVEL / 2])
     return Estimate(
         mean=float(by_seed.mean()),
         sd=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
         low=float(low),
         high=float(high),
-        n=values.shape[1],
+        n=sample.values.shape[1],
         seeds=len(by_seed),
     )
 
 
-def compare(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Difference:
-    """Paired bootstrap of two rows' values per question, [questions] each, already averaged over seeds.
+def compare(ours: Sample, theirs: Sample) -> Difference:
+    """Paired bootstrap of two rows measured on the same units, with the same number of seeds.
 
     p is the share of resamples, shifted so that their mean is 0, that lie as far from 0 as the observed difference
     (Efron & Tibshirani 1993, section 16.4; Berg-Kirkpatrick et al. 2012), with one added to both counts (Davison &
     Hinkley 1997, section 4.2). The smallest detectable difference is (z_0.975 + z_0.80) * sd / sqrt(n) of the paired
-    differences (Bloom 1995, Minimum Detectable Effects).
+    differences (Bloom 1995, Minimum Detectable Effects), of ratios to first order (the delta method).
     """
     # The other way round gives the same figures with the other sign, although the draws are random.
-    sign = -1 if ours.sum() < theirs.sum() else 1
-    differences = sign * (ours - theirs)
-    mean = float(differences.mean())
-    means = resampled_means(differences)
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
+    sign = -1 if ours.by_seed().mean() < theirs.by_seed().mean() else 1
+    terms = _difference(*((ours, theirs) if sign > 0 else (theirs, ours)))
+    mean = float(sum(part * sample.by_seed().mean() for part, sample in terms))
+    figures = resampled(terms)
+    low, high = np.quantile(figures, [LEVEL / 2, 1 - LEVEL / 2])
     # The sums are of few distinct values: a tie is a tie although the floats differ in the last bit.
-    far = int(np.count_nonzero(np.abs(means - mean) >= abs(mean) - 1e-9))
-    n = len(differences)
-    standard_error = float(differences.std(ddof=1)) / sqrt(n) if n > 1 else 0.0
+    far = int(np.count_nonzero(np.abs(figures - mean) >= abs(mean) - 1e-9))
+    n = ours.values.shape[1]
+    influence = np.sum([part * sample.influence() for part, sample in terms], axis=0)
+    standard_error = float(influence.std(ddof=1)) / sqrt(n) if n > 1 else 0.0
     z = NormalDist().inv_cdf
     return Difference(
         mean=sign * mean,
         low=float(low if sign > 0 else -high),
         high=float(high if sign > 0 else -low),
-        p=(1 + far) / (1 + RESAMPLES),
-        detectable=(z(1 - LEVEL / 2) + z(POWER)) * standard_error if standard_error else None,
+        p=(1 + far) / (1 + len(figures)),
+        detectable=(z(1 - LEVEL / 2) + z(POWER)) * standard_error if standard_error > 1e-12 else None,
         n=n,
     )
 
 
-def resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of 10,000 samples of the questions with replacement, [10000]; the same at every call.
+def _difference(ours: Sample, theirs: Sample) -> list[tuple[int, Sample]]:
+    """The terms that add up to ours less theirs: one, of the units' differences, where the figures are linear."""
+    ours, theirs = ours.seeds_averaged(), theirs.seeds_averaged()
+    linear = len(ours.values) == 1 and "exp_ratio" not in (ours.aggregate, theirs.aggregate)
+    if linear and np.array_equal(ours.weights, theirs.weights):
+        return [(1, Sample(ours.values - theirs.values, ours.weights))]
+    return [(1, ours), (-1, theirs)]
 
-    How often each distinct value is drawn is multinomial, and there are few of them (2 * seeds + 1 differences), so
-    this draws counts in place of questions: the same distribution, a thousand times faster.
+
+def resampled(terms: Sequence[tuple[int, Sample]]) -> NDArray[np.float64]:
+    """Signed sums of mean figures, of 10,000 samples of the units with replacement; the same draws at every call.
+
+    Samples whose weights add up to 0 have no figure and are left out.
     """
-    distinct, counts = np.unique(values.round(9), return_counts=True)
-    n = len(values)
-    drawn = np.random.default_rng(0).multinomial(n, counts / n, size=RESAMPLES)
-    return drawn @ distinct / n
+    # [units, features]: each seed's values, then its weights, of each term
+    features = np.concatenate([part for _, sample in terms for part in (sample.values, sample.weights)]).T
+    sums = np.concatenate([drawn @ distinct for drawn, distinct in _draws(features)])
+    total, first = np.zeros(len(sums)), 0
+    for sign, sample in terms:
+        seeds = len(sample.values)
+        values, weights = sums[:, first : first + seeds], sums[:, first + seeds : first + 2 * seeds]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total += sign * sample.of(values, weights).mean(axis=1)
+        first += 2 * seeds
+    return total[np.isfinite(total)]
+
+
+def _draws(features: NDArray[np.float64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """How often each unit, or each distinct kind of unit, is drawn, [samples, kinds]; and their features.
+
+    How often each kind is drawn is multinomial, and of questions there are few (2 * seeds + 1 differences): drawing
+    counts in place of units has the same distribution, and is a thousand times faster.
+    """
+    generator, n = np.random.default_rng(0), len(features)
+    distinct, counts = np.unique(features.round(9), axis=0, return_counts=True)
+    if len(distinct) <= _FEW:
+        yield generator.multinomial(n, counts / n, size=RESAMPLES), distinct
+        return
+    at_once = max(1, _DRAWN_AT_ONCE // n)
+    for first in range(0, RESAMPLES, at_once):
+        samples = min(at_once, RESAMPLES - first)
+        drawn = generator.integers(0, n, (samples, n)) + n * np.arange(samples)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=samples * n).reshape(samples, n), features
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

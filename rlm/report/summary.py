@@ -66,12 +66,13 @@ def summarise(table: AblationTable, cells: list[Cell], store: Path) -> Summary:
     for column in table.columns:
         for dataset in table.datasets:
             compared.update(_compare(table, results, dataset, column))
+    results.notes = list(dict.fromkeys(results.notes))
     return Summary(
         table=table,
         cells=cells,
         store=store,
         results=results,
-        estimates={place: estimate(scores.values) for place, scores in results.scores.items()},
+        estimates={place: estimate(scores.sample) for place, scores in results.scores.items()},
         compared=compared,
         trends=judge(table, results),
     )
@@ -87,8 +88,13 @@ def _compare(table: AblationTable, results: Results, dataset: str, column: str) 
         if row == table.baseline or scores is None:
             continue
         seeds = tuple(seed for seed in scores.seeds if seed in baseline.seeds)
-        if scores.questions != baseline.questions:
-            results.notes.append(f"{row} on {dataset}: other questions than {table.baseline}, so it is not compared")
+        of = scores.column
+        if not scores.same_units(baseline):
+            results.notes.append(f"{row} on {dataset}: other {of.units} than {table.baseline}, so it is not compared")
+        elif not scores.same_weights(baseline, seeds):
+            results.notes.append(
+                f"{row} on {dataset}: other {of.compared_weights} than {table.baseline}, so {of.label} is not compared"
+            )
         elif seeds:
             place = row, dataset, column
             differences[place] = compare(scores.of(seeds), baseline.of(seeds))

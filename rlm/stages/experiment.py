@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rlm.data.config import (
@@ -15,6 +16,7 @@ from rlm.data.config import (
 )
 from rlm.models.config import EvaluateConfig, FinetuneConfig, IctConfig, PretrainConfig, WarmStartConfig
 from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, ExactIndex, IndexConfig, ScratchEncoder
+from rlm.stages.columns import Column, Logged, Plot, percent_of_questions
 from rlm.stages.stage import Stage
 
 
@@ -49,10 +51,45 @@ def outside_content(config: Any, content: Callable[[Any], str]) -> str:
     return "" if isinstance(config, ScratchEncoder) else content(config)
 
 
-def realm_columns(experiment: RealmExperiment) -> tuple[str, ...]:
+REALM_PLOTS = (
+    Plot(
+        title="How stale the index is",
+        panels=(
+            Logged(stage="pretrain", metric="index_age", title="age of the index, in optimizer steps"),
+            Logged(stage="pretrain", metric="agreement", title="agreement: share of the top k still found"),
+            Logged(stage="pretrain", metric="churn", title="churn: share of the top k changed by a swap", marked=True),
+        ),
+    ),
+)
+
+
+def realm_datasets(experiment: RealmExperiment) -> tuple[str, ...]:
+    """The sets of questions."""
+    return tuple(experiment.questions)
+
+
+def realm_columns(experiment: RealmExperiment) -> tuple[Column, ...]:
     """What the evaluation stages measure."""
-    zero_shot = (f"zero_shot_recall@{k}" for k in experiment.evaluate.recall_at)
-    return ("exact_match", f"recall@{experiment.finetune.passages_read}", *zero_shot)
+    answered = partial(percent_of_questions, role="evaluate", file="predictions.jsonl")
+    recall = f"recall@{experiment.finetune.passages_read}"
+    return (
+        answered("exact_match", "exact match", right=lambda line: line["exact_match"]),
+        answered(recall, recall, right=lambda line: line["retrieved"]),
+        *map(_zero_shot_recall, experiment.evaluate.recall_at),
+    )
+
+
+def _zero_shot_recall(k: int) -> Column:
+    panel = Logged(stage="zero_shot", metric=f"recall@{k}", title="percent of questions", marked=True)
+    return percent_of_questions(
+        f"zero_shot_recall@{k}",
+        f"zero-shot recall@{k}",
+        role="zero_shot",
+        file="ranks.jsonl",
+        right=lambda line: 0 < (line["rank"] or 0) <= k,
+        determined_by="a retriever",
+        over_steps=Plot(title=f"Zero-shot recall@{k} over pre-training", panels=(panel,)),
+    )
 
 
 def realm_measured_on(experiment: RealmExperiment, dataset: str) -> str:

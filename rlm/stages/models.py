@@ -1,11 +1,19 @@
 """The kinds of experiment a table can be about (imports nothing heavy)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from rlm.stages.checks import check_realm
-from rlm.stages.experiment import RealmExperiment, realm_columns, realm_measured_on, realm_stages
+from rlm.stages.columns import Column, Plot
+from rlm.stages.experiment import (
+    REALM_PLOTS,
+    RealmExperiment,
+    realm_columns,
+    realm_datasets,
+    realm_measured_on,
+    realm_stages,
+)
 from rlm.stages.stage import Stage
 
 
@@ -14,26 +22,37 @@ class Model:
     """A kind of experiment that a table can be about."""
 
     experiment: type[Any]
-    """The dataclass of one row's configuration, with a field `questions` by data set name."""
+    """The dataclass of one row's configuration."""
+    datasets: Callable[[Any], Collection[str]]
+    """Names of the data sets that a row with this configuration offers."""
     stages: Callable[[Any, str, int, Callable[[Any], str]], dict[str, Stage]]
     """`stages(experiment, dataset, seed, content)` gives the stages of one cell by role."""
     leaves: tuple[str, ...]
     """Roles whose results the table reads; only what they need is run."""
-    columns: Callable[[Any], tuple[str, ...]]
-    """What a row with this configuration measures, as the names of columns."""
+    columns: Callable[[Any], tuple[Column, ...]]
+    """What a row with this configuration measures: a name means the same in every row that has it. A table that names
+    no columns shows the first.
+    """
     measured_on: Callable[[Any, str], str]
     """`measured_on(experiment, dataset)`: the split, and how much of it, in words."""
     check: Callable[[Any], list[str]]
     """Mistakes between fields, as `dotted.name: what to change`."""
+    plots: tuple[Plot, ...] = ()
+    """What stages log, but for losses, which are always drawn."""
+    live: tuple[str, ...] = ()
+    """Metrics worth a place in one line while a stage runs, in this order, after its pace and loss."""
 
 
 MODELS = {
     "realm": Model(
         experiment=RealmExperiment,
+        datasets=realm_datasets,
         stages=realm_stages,
         leaves=("zero_shot", "evaluate"),
         columns=realm_columns,
         measured_on=realm_measured_on,
         check=check_realm,
+        plots=REALM_PLOTS,
+        live=("recall@5", "exact_match", "retrieval_utility", "index_age"),
     ),
 }

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from filelock import FileLock
 
 from rlm.tracking import spool
 
-# Files of a finished stage that become artifacts of its run, where they exist.
-ARTIFACTS = ("stage.json", "predictions.jsonl", "ranks.jsonl", "steps.jsonl", "report.json", "events.jsonl")
+# Files of a finished stage that become artifacts of its run, where they exist, beside its results.
+ARTIFACTS = ("stage.json", "steps.jsonl", "report.json", "events.jsonl")
 COSTS = ("seconds", "core_seconds", "gpu_seconds", "peak_memory_bytes", "disk_bytes")
 # MLflow's own limits.
 METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
@@ -59,7 +59,7 @@ class Delivery:
             state = progress
             spool.write(path, state)
         if done:
-            self._finish(finished, state["run_id"])
+            self._finish(finished, state["run_id"], wanted.get("results", []))
             state |= {"final": made, "ended": "FINISHED"}
         elif wanted["failed"] or closing:
             state["ended"] = "FAILED" if wanted["failed"] else "KILLED"
@@ -141,7 +141,7 @@ class Delivery:
             offset = end
         yield flush() if batch else {**state, "offset": offset, "steps": steps}
 
-    def _finish(self, folder: Path, run: str) -> None:
+    def _finish(self, folder: Path, run: str, results: Sequence[str]) -> None:
         """Configuration, summary, cost and artifacts of a finished stage; may be repeated."""
         from mlflow.entities import Metric, Param
 
@@ -158,7 +158,7 @@ class Delivery:
         metrics = [Metric(_metric_name(n), float(v), when, 0) for n, v in summary.items() if v is not None]
         for first in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(run, metrics=metrics[first : first + METRICS_PER_BATCH])
-        for name in ARTIFACTS:
+        for name in [*ARTIFACTS, *results]:
             if (folder / name).is_file():
                 self.client.log_artifact(run, str(folder / name))
         self.client.set_terminated(run, "FINISHED", when)

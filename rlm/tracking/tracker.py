@@ -66,16 +66,30 @@ class Tracker:
         for order in self.pending():
             self._watch(order)
 
-    def deliver(self, stage_folder: Path, tags: Mapping[str, str], failed: bool = False) -> None:
+    def deliver(
+        self, stage_folder: Path, tags: Mapping[str, str], failed: bool = False, results: Sequence[str] = ()
+    ) -> None:
         """Order a stage's run; returns at once.
 
         Order a running stage (`<name>-<key>.tmp`, or the name it will get) when it starts, and again when it has
         finished or failed; between, its new metrics are delivered every few seconds. A stage that is already
         delivered costs a look at two small files.
+
+        Args:
+            stage_folder: of the stage.
+            tags: of its run.
+            failed: whether it failed.
+            results: names of its files that become artifacts, beside those that every stage may have.
         """
         name = stage_folder.name.removesuffix(".tmp")
         order = self._order_path(name)
-        wanted = {"folder": name, "experiment": self.experiment, "tags": dict(tags), "failed": failed}
+        wanted = {
+            "folder": name,
+            "experiment": self.experiment,
+            "tags": dict(tags),
+            "failed": failed,
+            "results": list(results),
+        }
         try:
             if spool.read(order) != wanted:
                 spool.write(order, wanted)

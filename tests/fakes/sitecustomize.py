@@ -41,7 +41,7 @@ class _Tracker:
     def __init__(self, store, experiment):
         self.path = store / "tracked.txt"
 
-    def deliver(self, folder, tags, failed=False):
+    def deliver(self, folder, tags, failed=False, results=()):
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{folder.name} {tags['row']} {failed}\n")
 

@@ -21,9 +21,10 @@ def test_read_results__gives_every_question_of_every_seed(tmp_path: Path) -> Non
     finish(tmp_path, cells, lambda cell: 0.3, questions=50)
     scores = read_results(table, cells, tmp_path).scores["REALM", "encyclopedia", "exact_match"]
     assert scores.seeds == (0, 3)
-    assert scores.questions == tuple(f"q{i}" for i in range(50))
+    assert scores.units == tuple(f"q{i}" for i in range(50))
     np.testing.assert_array_equal(scores.values, 100.0 * np.array([answers(0.3, 50, 0), answers(0.3, 50, 3)]))
-    np.testing.assert_array_equal(scores.of((3,)), 100.0 * answers(0.3, 50, 3))
+    np.testing.assert_array_equal(scores.of((3,)).values, [100.0 * answers(0.3, 50, 3)])
+    assert (scores.weights == 1).all()
 
 
 def test_read_results__reads_recall_from_ranks(tmp_path: Path) -> None:

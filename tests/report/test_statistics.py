@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlm.report.statistics import RESAMPLES, compare, estimate, holm, resampled_means
+from rlm.report import statistics
+from rlm.report.statistics import RESAMPLES, Difference, Sample, estimate, holm, resampled
+
+
+def _questions(values: np.ndarray) -> Sample:
+    values = np.atleast_2d(values)
+    return Sample(values, np.ones_like(values))
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """Of values per question."""
+    return statistics.compare(_questions(ours), _questions(theirs))
 
 
 def _pairs(n: int, seeds: int = 3, shift: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -77,17 +88,18 @@ def test_detectable__is_found_in_four_of_five_samples() -> None:
 
 def test_estimate__by_hand() -> None:
     values = np.array([[100, 0, 0, 0], [100, 100, 0, 0], [100, 100, 100, 0]], dtype=float)
-    found = estimate(values)
+    found = estimate(_questions(values))
     assert (found.mean, found.sd, found.n, found.seeds) == (50, 25, 4, 3)
     assert found.low < 50 < found.high
-    assert estimate(values[:1]).sd is None
+    assert estimate(_questions(values[:1])).sd is None
 
 
-def test_resampled_means__have_the_distribution_of_drawn_questions() -> None:
+def test_resampled__has_the_distribution_of_drawn_questions() -> None:
     values = np.array([0.0, 100 / 3, 200 / 3, 100.0, 100.0, 0.0, 0.0])
     drawn = values[np.random.default_rng(5).integers(0, 7, (RESAMPLES, 7))].mean(axis=1)
-    assert stats.ks_2samp(resampled_means(values).round(6), drawn.round(6)).pvalue > 0.01
-    np.testing.assert_array_equal(resampled_means(values), resampled_means(values))
+    terms = [(1, _questions(values))]
+    assert stats.ks_2samp(resampled(terms).round(6), drawn.round(6)).pvalue > 0.01
+    np.testing.assert_array_equal(resampled(terms), resampled(terms))
 
 
 def test_compare__takes_under_a_second_for_naturalquestions_dev() -> None:

@@ -1,0 +1,151 @@
+"""What rows are measured by: columns, and plots of what stages log, defined beside the model that writes them.
+
+A stage writes one line for each unit that it measures (a question, a document) into a JSON Lines file, with the unit's
+`id`. A column reads from a line the unit's value and weight, and is the ratio of their sums: a mean where every weight
+is 1. Imports nothing heavy; reports read nothing of a model but this.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import log
+from typing import Any, Literal
+
+Aggregate = Literal["ratio", "exp_ratio"]
+"""Sum of the units' values over the sum of their weights; or its exponential, as perplexity is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logged:
+    """A metric that stages log over steps, as the axes of a plot."""
+
+    stage: str
+    """The stages' name."""
+    metric: str
+    title: str
+    marked: bool = False
+    """Whether each point is a measurement of its own, not one of a dense series."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """Curves over steps, drawn where there is any."""
+
+    title: str
+    panels: tuple[Logged, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """One figure of a row, measured on units that the statistics resample."""
+
+    name: str
+    """In table files, and among the metrics of the stage that measures it."""
+    label: str
+    """In words."""
+    role: str
+    """Of the stage that measures it: one of the model's leaves."""
+    file: str
+    """In that stage's folder, one line for each unit."""
+    read: Callable[[Mapping[str, Any]], tuple[float, float]] = field(compare=False)
+    """A unit's value and weight, from its line."""
+    aggregate: Aggregate = "ratio"
+    units: str
+    """What is resampled, in the plural: `questions`, `documents`."""
+    unit: str
+    """Of the figure: `percent`, `bits/byte`; empty where it has none."""
+    difference_unit: str
+    """Of a difference of two figures: `percentage points`."""
+    better: Literal["higher", "lower"] = "higher"
+    decimals: int
+    compared_weights: str = ""
+    """What the weights count (`tokens`), where figures compare only if they agree; empty where they need not."""
+    determined_by: str = ""
+    """What alone determines the figure, in words, where the stage's inputs do: rows that share them must agree."""
+    over_steps: Plot | None = None
+    """The figure over training."""
+
+    def shown(self, figure: float) -> str:
+        """With its decimals."""
+        return f"{figure:.{self.decimals}f}"
+
+    def signed(self, difference: float) -> str:
+        """With its decimals and sign; what would be shown as 0 has none."""
+        if abs(difference) < 0.5 * 10**-self.decimals:
+            return self.shown(0.0)
+        return f"{difference:+.{self.decimals}f}".replace("-", "−")
+
+
+def percent_of_questions(
+    name: str,
+    label: str,
+    *,
+    role: str,
+    file: str,
+    right: Callable[[Mapping[str, Any]], Any],
+    determined_by: str = "",
+    over_steps: Plot | None = None,
+) -> Column:
+    """The share of questions that are got right, percent.
+
+    Args:
+        name: of the column.
+        label: in words.
+        role: of the stage that asks.
+        file: its lines, one for each question.
+        right: whether a line's question is got right.
+        determined_by: as in `Column`.
+        over_steps: as in `Column`.
+    """
+    return Column(
+        name=name,
+        label=label,
+        role=role,
+        file=file,
+        read=lambda line: (100.0 * bool(right(line)), 1.0),
+        units="questions",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
+        determined_by=determined_by,
+        over_steps=over_steps,
+    )
+
+
+def bits_per_byte(*, role: str, file: str = "documents.jsonl", over_steps: Plot | None = None) -> Column:
+    """Bits that a language model needs for a byte of the raw text, from lines `{"id", "nats", "bytes"}`.
+
+    `nats` is the sum of a document's negative log-likelihoods, `bytes` the length of its text in UTF-8, whatever the
+    tokenizer.
+    """
+    return Column(
+        name="bits_per_byte",
+        label="bits per byte",
+        role=role,
+        file=file,
+        read=lambda line: (line["nats"] / log(2), line["bytes"]),
+        units="documents",
+        unit="bits/byte",
+        difference_unit="bits/byte",
+        better="lower",
+        decimals=3,
+        over_steps=over_steps,
+    )
+
+
+def perplexity(*, role: str, file: str = "documents.jsonl", over_steps: Plot | None = None) -> Column:
+    """Perplexity a token, from lines `{"id", "nats", "tokens"}`; not compared between other numbers of tokens."""
+    return Column(
+        name="perplexity",
+        label="perplexity",
+        role=role,
+        file=file,
+        read=lambda line: (line["nats"], line["tokens"]),
+        aggregate="exp_ratio",
+        units="documents",
+        unit="",
+        difference_unit="",
+        better="lower",
+        decimals=2,
+        compared_weights="tokens",
+        over_steps=over_steps,
+    )
