@@ -135,6 +135,7 @@ class _TableFile:
     title: str = ""
     paper: str = ""
     model: str = "realm"
+    scales: str = "scale"
     datasets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     columns: tuple[str, ...] = ()
@@ -156,7 +157,7 @@ def load_table(
 
     Args:
         path: the table file.
-        scale: name of a file in the folder `scale/` beside the table file; None takes `tiny` where there is one.
+        scale: name of a file in the table's folder of scales; None takes `tiny` where there is one.
         rows: names of the rows to keep; none keeps all.
         datasets: in place of the table's or the scale's.
         seeds: in place of the table's or the scale's.
@@ -172,7 +173,7 @@ def load_table(
         if name not in known:
             errors.append(f"{document.place((name,))}: {name}: no such field of a table; {nearest(name, known)}")
     plain = {name: value for name, value in document.value.items() if name in known and name not in _OTHER_FIELDS}
-    scale, overlay = _scale(path, scale)
+    scale, overlay = _scale(path.parent / str(plain.get("scales", "scale")), scale)
     for name in overlay.value:
         if name not in ("datasets", "seeds", "config"):
             errors.append(
@@ -229,8 +230,7 @@ def _mapping(document: Document, name: str, errors: list[str]) -> Document:
     return Document({}, {(): part.place(())})
 
 
-def _scale(path: Path, scale: str | None) -> tuple[str, Document]:
-    folder = path.parent / "scale"
+def _scale(folder: Path, scale: str | None) -> tuple[str, Document]:
     known = [file.stem for file in folder.glob("*.yaml")]
     if scale is None:
         scale = "tiny" if "tiny" in known else ""

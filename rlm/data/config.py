@@ -172,6 +172,8 @@ class SalientSpans:
     kind: Literal["salient_spans"] = "salient_spans"
 
 
+Part = Literal["both", "neighbour", "continuation"]
+"""Of a neighbour: the chunk that was found, the one that follows it, or both."""
 MaskingConfig = UniformTokens | RandomSpans | SalientSpans
 TaggerConfig = RulesTagger | SpacyTagger | TokenClassificationTagger
 TokenizerConfig = TrainedTokenizer | PretrainedTokenizer

@@ -5,18 +5,18 @@ pass over all windows.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rlm.data.chunks import Chunks
+from rlm.data.config import Part
 from rlm.data.datamodules import Order, share
 
 MULTIPLE = 8
 """Widths of batches are rounded up to this."""
-Part = Literal["both", "neighbour", "continuation"]
 
 
 class Table(Protocol):

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlm.data.config import Part
+from rlm.models.config import Training
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScratchDecoder:
@@ -56,6 +59,38 @@ class RetroConfig:
     """
     initial_std: float = 0.02
     """Of the weights of encoder and cross-attention."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetroTrainConfig:
+    """Training on windows of documents; each token is predicted once an epoch."""
+
+    training: Training
+    tokens: int = 512
+    """Of a window (n; the paper: 2,048)."""
+    k: int = 2
+    """Neighbours of each chunk that are read; 0 reads none, as a language model."""
+    part: Part = "both"
+    """Of a neighbour, that is read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerplexityConfig:
+    """Evaluation on windows that slide over documents; each token is predicted once."""
+
+    tokens: int = 512
+    """Of a window."""
+    stride: int | None = None
+    """Tokens from window to window, whole chunks; the smaller, the more a prediction may look back on. None takes as
+    many whole chunks as a window has.
+    """
+    k: int = 2
+    """Neighbours of each chunk that are read; 0 is RETRO[Off]."""
+    part: Part = "both"
+    """Of a neighbour, that is read."""
+    batch_size: int = 16
+    """Windows."""
+    precision: Literal["bf16", "float32"] = "bf16"
 
 
 def attending_layers(chosen: tuple[int, ...] | None, layers: int) -> tuple[int, ...]:

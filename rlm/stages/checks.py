@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from rlm.data.config import FilesSource, TokenClassificationTagger
+from rlm.models.config import Training
 from rlm.retrieval.config import EncoderConfig, FaissFlat, FaissHnsw, FaissIvfPq, ScratchEncoder
 from rlm.stages.experiment import RealmExperiment
 
@@ -10,6 +11,12 @@ from rlm.stages.experiment import RealmExperiment
 _SPECIAL = 3
 _MULTIPLE = 8  # of `rlm.data.tokens.join`
 _BERT_POSITIONS = 512  # of every published BERT checkpoint
+
+
+def check_training(name: str, training: Training) -> list[str]:
+    """Numbers that train nothing."""
+    values = ((field_name, getattr(training, field_name)) for field_name in ("steps", "batch_size", "learning_rate"))
+    return [f"{name}.{field_name}: found {value}; write a number above 0" for field_name, value in values if value <= 0]
 
 
 def check_realm(experiment: RealmExperiment) -> list[str]:
@@ -22,10 +29,7 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
         ("finetune.training", e.finetune.training),
         *((("warm_start.training", e.warm_start.training),) if e.warm_start else ()),
     ):
-        for field_name in ("steps", "batch_size", "learning_rate"):
-            value = getattr(training, field_name)
-            if value <= 0:
-                mistakes.append(f"{name}.{field_name}: found {value}; write a number above 0")
+        mistakes += check_training(name, training)
     if isinstance(e.salient_spans, TokenClassificationTagger) and e.salient_spans.train_files:
         for field_name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(e.salient_spans, field_name)

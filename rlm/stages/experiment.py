@@ -15,6 +15,7 @@ from rlm.data.config import (
     TrainedTokenizer,
 )
 from rlm.models.config import EvaluateConfig, FinetuneConfig, IctConfig, PretrainConfig, WarmStartConfig
+from rlm.models.retro_config import ScratchDecoder
 from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, ExactIndex, IndexConfig, ScratchEncoder
 from rlm.stages.columns import Column, Logged, Plot, percent_of_questions
 from rlm.stages.stage import Stage
@@ -45,10 +46,10 @@ class RealmExperiment:
 
 
 def outside_content(config: Any, content: Callable[[Any], str]) -> str:
-    """Of what an encoder or a tokenizer reads from outside the store."""
+    """Of what an encoder, a decoder or a tokenizer reads from outside the store."""
     if isinstance(config, TrainedTokenizer | TrainedByteTokenizer):
         return content(config.source) if config.source is not None else ""
-    return "" if isinstance(config, ScratchEncoder) else content(config)
+    return "" if isinstance(config, ScratchEncoder | ScratchDecoder) else content(config)
 
 
 REALM_PLOTS = (

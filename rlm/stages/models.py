@@ -14,6 +14,14 @@ from rlm.stages.experiment import (
     realm_measured_on,
     realm_stages,
 )
+from rlm.stages.retro_experiment import (
+    RetroExperiment,
+    check_retro,
+    retro_columns,
+    retro_datasets,
+    retro_measured_on,
+    retro_stages,
+)
 from rlm.stages.stage import Stage
 
 
@@ -54,5 +62,14 @@ MODELS = {
         check=check_realm,
         plots=REALM_PLOTS,
         live=("recall@5", "exact_match", "retrieval_utility", "index_age"),
+    ),
+    "retro": Model(
+        experiment=RetroExperiment,
+        datasets=retro_datasets,
+        stages=retro_stages,
+        leaves=("perplexity",),
+        columns=retro_columns,
+        measured_on=retro_measured_on,
+        check=check_retro,
     ),
 }

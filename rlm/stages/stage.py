@@ -25,6 +25,8 @@ VERSIONS = {
     "documents": 1,
     "chunk_index": 1,
     "neighbours": 1,
+    "retro_train": 1,
+    "perplexity": 1,
 }
 
 

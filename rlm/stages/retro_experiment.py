@@ -1,0 +1,158 @@
+"""From an experiment's configuration to RETRO's stages (imports nothing heavy)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlm.data.config import DocumentsConfig, PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
+from rlm.models.retro_config import (
+    PerplexityConfig,
+    RetroConfig,
+    RetroTrainConfig,
+    ScratchDecoder,
+    attending_layers,
+)
+from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig
+from rlm.stages.checks import check_training
+from rlm.stages.columns import Column, bits_per_byte, perplexity
+from rlm.stages.experiment import outside_content
+from rlm.stages.stage import Stage
+from rlm.stages.text_stages import check_chunks, check_documents, check_windows, documents_stage, neighbours_stages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetroExperiment:
+    """Everything that identifies one cell of a RETRO table, but for data set and seed."""
+
+    training_text: DocumentsConfig
+    corpus: DocumentsConfig | None = None
+    """Documents whose chunks are retrieved; None takes the training text itself."""
+    evaluation_texts: dict[str, DocumentsConfig]
+    """By data set name."""
+    tokenizer: TextTokenizerConfig = field(default_factory=TrainedByteTokenizer)
+    """Of all texts; a trained one has read the training text, or its own `source`."""
+    chunks: ChunkIndexConfig
+    neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
+    """How many are computed; training and evaluation may read fewer."""
+    model: RetroConfig = field(default_factory=RetroConfig)
+    train: RetroTrainConfig
+    evaluate: PerplexityConfig = field(default_factory=PerplexityConfig)
+
+
+def retro_datasets(experiment: RetroExperiment) -> tuple[str, ...]:
+    """The texts that models are evaluated on."""
+    return tuple(experiment.evaluation_texts)
+
+
+def retro_columns(experiment: RetroExperiment) -> tuple[Column, ...]:
+    """What the evaluation measures."""
+    return (bits_per_byte(role="perplexity"), perplexity(role="perplexity"))
+
+
+def retro_measured_on(experiment: RetroExperiment, dataset: str) -> str:
+    """The documents, and how much of them a prediction sees, in words."""
+    text, evaluate, m = experiment.evaluation_texts[dataset], experiment.evaluate, experiment.model.chunk_tokens
+    low, high = text.part
+    share = (high - low) * text.fraction
+    stride = evaluate.stride or evaluate.tokens // m * m
+    whole = "all documents" if share == 1 else f"{share:.3g} of the documents"
+    return f"{whole}, in windows of {evaluate.tokens} tokens, {stride} apart"
+
+
+def retro_stages(
+    experiment: RetroExperiment, dataset: str, seed: int, content: Callable[[Any], str]
+) -> dict[str, Stage]:
+    """The stages of one cell by role; equal stages of other cells have equal keys. Arguments as of `realm_stages`.
+
+    What reads no neighbours does not depend on them: a language model is shared by rows with other corpora.
+    """
+    e = experiment
+    text = documents_stage(e.training_text, e.tokenizer, content)
+    corpus = text if e.corpus is None else documents_stage(e.corpus, text, content)
+    measured = documents_stage(e.evaluation_texts[dataset], text, content)
+    index, neighbours = neighbours_stages(e.chunks, e.neighbours, text, corpus, content)
+    _, measured_neighbours = neighbours_stages(e.chunks, e.neighbours, measured, corpus, content)
+    train = Stage(
+        name="retro_train",
+        config={"model": e.model, "train": e.train},
+        inputs={"text": text, **({"corpus": corpus, "neighbours": neighbours} if e.train.k else {})},
+        seed=seed,
+        content=outside_content(e.model.decoder, content),
+    )
+    found = {"corpus": corpus, "neighbours": measured_neighbours} if e.evaluate.k else {}
+    evaluate = Stage(
+        name="perplexity",
+        config={"model": e.model, "evaluate": e.evaluate},
+        inputs={"text": measured, "model": train, **found},
+    )
+    return {
+        "training_text": text,
+        "corpus": corpus,
+        "evaluation_text": measured,
+        "index": index,
+        "neighbours": neighbours,
+        "evaluation_neighbours": measured_neighbours,
+        "train": train,
+        "perplexity": evaluate,
+    }
+
+
+def check_retro(experiment: RetroExperiment) -> list[str]:
+    """What does not fit together, each as `dotted.name: what was found and what to write instead`."""
+    e = experiment
+    texts = {f"evaluation_texts.{name}": text for name, text in e.evaluation_texts.items()}
+    texts |= {"training_text": e.training_text} | ({"corpus": e.corpus} if e.corpus is not None else {})
+    mistakes = [mistake for name, text in texts.items() for mistake in check_documents(name, text)]
+    if e.train.k or e.evaluate.k:
+        mistakes += check_chunks("chunks", e.chunks)
+    mistakes += check_training("train.training", e.train.training)
+    m = e.model.chunk_tokens
+    if e.chunks.chunk_tokens != m:
+        mistakes.append(
+            f"chunks.chunk_tokens: {e.chunks.chunk_tokens} tokens, but model.chunk_tokens are {m}; write one number"
+        )
+    elif m > 0:
+        mistakes += check_windows("train.tokens", e.train.tokens, m)
+        mistakes += check_windows("evaluate.tokens", e.evaluate.tokens, m, e.evaluate.stride)
+    if e.evaluate.batch_size < 1:
+        mistakes.append(f"evaluate.batch_size: found {e.evaluate.batch_size}; write at least 1")
+    return mistakes + _neighbours(e) + _layers(e)
+
+
+def _neighbours(e: RetroExperiment) -> list[str]:
+    mistakes = []
+    if e.neighbours.k < 1:
+        mistakes.append(f"neighbours.k: found {e.neighbours.k}; write at least 1")
+    for name, k in (("train.k", e.train.k), ("evaluate.k", e.evaluate.k)):
+        if k < 0:
+            mistakes.append(f"{name}: found {k}; write 0 (none) or more")
+        elif k > e.neighbours.k:
+            mistakes.append(f"{name}: reads {k} neighbours, of {e.neighbours.k} computed; raise neighbours.k")
+        elif k and e.model.cca_layers == ():
+            mistakes.append(f"{name}: reads {k} neighbours, but model.cca_layers names no layer for them; write 0")
+    return mistakes
+
+
+def _layers(e: RetroExperiment) -> list[str]:
+    mistakes = []
+    decoder, encoder = e.model.decoder, e.model.encoder
+    shapes = [("model.encoder", encoder.hidden_size, encoder.heads, encoder.layers)]
+    if isinstance(decoder, ScratchDecoder):
+        shapes.append(("model.decoder", decoder.hidden_size, decoder.heads, decoder.layers))
+        try:
+            attending_layers(e.model.cca_layers, decoder.layers)
+        except ValueError as error:
+            mistakes.append(f"model.cca_layers: {error}")
+    elif not isinstance(e.tokenizer, PretrainedTokenizer):
+        mistakes.append(
+            f"tokenizer.kind: found {e.tokenizer.kind}, but the decoder is a checkpoint with a vocabulary of its own;"
+            f" write {{kind: pretrained, name: {decoder.name}}}"
+        )
+    for name, width, heads, layers in shapes:
+        if layers < 1:
+            mistakes.append(f"{name}.layers: found {layers}; write at least 1")
+        if heads < 1 or width < 1 or width % (2 * heads):
+            mistakes.append(
+                f"{name}.hidden_size: {width} is no multiple of 2 * heads ({heads}), as rotary positions need"
+            )
+    return mistakes
