@@ -31,7 +31,9 @@ def origin(counts, names, texts) -> Origin:
 def task():
     """Embeddings of a text and of a corpus that has some of its documents, by name or by text; more than one copy."""
     rng = np.random.default_rng(0)
-    corpus = origin(rng.integers(1, 9, 40), rng.integers(0, 30, 40), rng.integers(0, 30, 40))
+    names, texts = rng.integers(0, 30, 40), rng.integers(0, 30, 40)
+    names[:5], texts[:5] = np.arange(5), np.arange(5) + 10  # five of the text's, by both
+    corpus = origin(rng.integers(1, 9, 40), names, texts)
     text = origin(rng.integers(1, 9, 15), np.arange(15), np.arange(15) + 10)
     topics = rng.standard_normal((60, 16))
     documents = [np.repeat(each.identity[:, 0], np.diff(each.first)) for each in (text, corpus)]
