@@ -53,7 +53,8 @@ class RetroConfig:
     encoder: NeighbourEncoderConfig = field(default_factory=NeighbourEncoderConfig)
     chunk_tokens: int = 64
     cca_layers: tuple[int, ...] | None = None
-    """Decoder layers with chunked cross-attention, the first is 1; none make the base language model.
+    """Decoder layers with chunked cross-attention, the first is 1; none make the base language model, which reads
+    no neighbours.
 
     None takes every third from the sixth, as the paper, and the middle one of a decoder with fewer than six.
     """

@@ -1,17 +1,11 @@
 """From an experiment's configuration to RETRO's stages (imports nothing heavy)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from rlm.data.config import DocumentsConfig, PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
-from rlm.models.retro_config import (
-    PerplexityConfig,
-    RetroConfig,
-    RetroTrainConfig,
-    ScratchDecoder,
-    attending_layers,
-)
+from rlm.models.retro_config import PerplexityConfig, RetroConfig, RetroTrainConfig, ScratchDecoder, attending_layers
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig
 from rlm.stages.checks import check_training
 from rlm.stages.columns import Column, bits_per_byte, perplexity
@@ -59,6 +53,16 @@ def retro_measured_on(experiment: RetroExperiment, dataset: str) -> str:
     return f"{whole}, in windows of {evaluate.tokens} tokens, {stride} apart"
 
 
+Reading = TypeVar("Reading", RetroTrainConfig, PerplexityConfig)
+
+
+def _read(experiment: RetroExperiment, config: Reading) -> Reading:
+    """What is left of a configuration where no neighbour, or no layer that could attend to one, is read."""
+    if config.k and experiment.model.cca_layers != ():
+        return config
+    return replace(config, k=0, part="both")
+
+
 def retro_stages(
     experiment: RetroExperiment, dataset: str, seed: int, content: Callable[[Any], str]
 ) -> dict[str, Stage]:
@@ -67,6 +71,7 @@ def retro_stages(
     What reads no neighbours does not depend on them: a language model is shared by rows with other corpora.
     """
     e = experiment
+    training, evaluation = _read(e, e.train), _read(e, e.evaluate)
     text = documents_stage(e.training_text, e.tokenizer, content)
     corpus = text if e.corpus is None else documents_stage(e.corpus, text, content)
     measured = documents_stage(e.evaluation_texts[dataset], text, content)
@@ -74,15 +79,15 @@ def retro_stages(
     _, measured_neighbours = neighbours_stages(e.chunks, e.neighbours, measured, corpus, content)
     train = Stage(
         name="retro_train",
-        config={"model": e.model, "train": e.train},
-        inputs={"text": text, **({"corpus": corpus, "neighbours": neighbours} if e.train.k else {})},
+        config={"model": e.model, "train": training},
+        inputs={"text": text, **({"corpus": corpus, "neighbours": neighbours} if training.k else {})},
         seed=seed,
         content=outside_content(e.model.decoder, content),
     )
-    found = {"corpus": corpus, "neighbours": measured_neighbours} if e.evaluate.k else {}
+    found = {"corpus": corpus, "neighbours": measured_neighbours} if evaluation.k else {}
     evaluate = Stage(
         name="perplexity",
-        config={"model": e.model, "evaluate": e.evaluate},
+        config={"model": e.model, "evaluate": evaluation},
         inputs={"text": measured, "model": train, **found},
     )
     return {
@@ -128,8 +133,6 @@ def _neighbours(e: RetroExperiment) -> list[str]:
             mistakes.append(f"{name}: found {k}; write 0 (none) or more")
         elif k > e.neighbours.k:
             mistakes.append(f"{name}: reads {k} neighbours, of {e.neighbours.k} computed; raise neighbours.k")
-        elif k and e.model.cca_layers == ():
-            mistakes.append(f"{name}: reads {k} neighbours, but model.cca_layers names no layer for them; write 0")
     return mistakes
 
 

@@ -13,13 +13,13 @@ from tests.end_to_end.workplace import HERE, ROOT, TABLE, Command, environment, 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped experiments with `scale/micro.yaml`: tiny, with a few steps of each training."""
+    """The shipped experiments with a scale `micro`: tiny, with a few steps of each training."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
-    tiny, micro = (
-        yaml.safe_load(path.read_text()) for path in (ROOT / "experiments/scale/tiny.yaml", HERE / "micro.yaml")
-    )
-    (folder / "experiments" / "scale" / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))
+    for scales, steps in (("scale", "micro.yaml"), ("scale/retro", "micro_retro.yaml")):
+        scale = folder / "experiments" / scales
+        tiny, micro = (yaml.safe_load(path.read_text()) for path in (scale / "tiny.yaml", HERE / steps))
+        (scale / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))
     return folder
 
 

@@ -1,0 +1,55 @@
+"""RETRO's table of neighbours through the command line, with a few steps of every training."""
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlm.data.sources import content_digest
+from rlm.table import Cell, distinct_stages, load_table
+from tests.end_to_end.workplace import Command
+
+TABLE = "experiments/retro_neighbours.yaml"
+STORE = "retro"
+
+
+@pytest.fixture(scope="module")
+def printed(rlm: Command) -> subprocess.CompletedProcess:
+    """All rows, run once."""
+    return rlm("run", TABLE, "--scale", "micro", "--store", STORE)
+
+
+@pytest.fixture
+def cells(printed: subprocess.CompletedProcess, workplace: Path) -> dict[str, Cell]:
+    table = load_table(workplace / TABLE, "micro")
+    return {cell.row: cell for cell in table.cells(lambda source: content_digest(source, None))}
+
+
+def test_run__prints_every_row_and_trend(printed: subprocess.CompletedProcess, cells: dict[str, Cell]) -> None:
+    assert [row for row in cells if row not in printed.stdout] == []
+    assert "bits per byte" in printed.stdout and "perplexity" in printed.stdout
+    assert "2 neighbours < Off" in printed.stdout
+
+
+def test_run__computes_each_distinct_stage_once(workplace: Path, cells: dict[str, Cell]) -> None:
+    distinct = {stage.folder for stage, _ in distinct_stages(cells.values()).values()}
+    assert {path.name for path in (workplace / STORE / "stages").iterdir()} == distinct
+
+
+def test_rows__are_measured_on_the_same_documents(workplace: Path, cells: dict[str, Cell]) -> None:
+    measured = {}
+    for row, cell in cells.items():
+        folder = workplace / STORE / "stages" / cell.stages["perplexity"].folder
+        lines = [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
+        measured[row] = [(line["id"], line["tokens"], line["bytes"]) for line in lines]
+    assert len(measured["Off"]) > 5
+    assert all(documents == measured["Off"] for documents in measured.values())
+
+
+def test_table__holds_all_rows(printed: subprocess.CompletedProcess, cells: dict[str, Cell], rlm: Command) -> None:
+    shown = rlm("table", TABLE, "--scale", "micro", "--store", STORE, "--format", "csv").stdout
+    lines = list(csv.DictReader(io.StringIO(shown)))
+    assert {line["row"] for line in lines} == set(cells)

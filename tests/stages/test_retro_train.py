@@ -1,0 +1,108 @@
+"""Training RETRO as a stage: killed and started again, fitted to a GPT-2, and beside the language model it shares."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from rlm.data.documents import Documents
+from rlm.models.retro import build_retro
+from rlm.models.retro_config import PretrainedDecoder
+from rlm.models.retro_training import load_retro, save_retro
+from rlm.stages import training
+from rlm.stages.retro_train import WEIGHTS
+from tests.stages.retro_world import MODEL, STEPS, TRAIN, train, write_retro_world
+from tests.worlds import Surroundings
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_retro_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+
+
+def losses(context):
+    return {step: metrics["loss"] for step, metrics in context.logged if "loss" in metrics}
+
+
+class Stops(Surroundings):
+    """Raises when a step is done."""
+
+    def progress(self, done, total, **shown):
+        super().progress(done, total, **shown)
+        if done == 9:
+            raise RuntimeError("killed")
+
+
+def test_run__ends_with_the_same_bits_when_it_was_killed(world, tmp_path) -> None:
+    undisturbed, again = Surroundings(), Surroundings()
+    whole = train(tmp_path / "whole", world.training, context=undisturbed)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(tmp_path / "killed", world.training, context=Stops())
+    killed = train(tmp_path / "killed", world.training, context=again)
+    assert again.shown[0] == (9, STEPS), "it went on from the checkpoint of step 8"
+    assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert losses(again) == {step: loss for step, loss in losses(undisturbed).items() if step >= 8}
+
+
+def test_run__learns(world, tmp_path) -> None:
+    context = Surroundings()
+    train(tmp_path / "run", world.training, context=context)
+    found = losses(context)
+    assert found[STEPS - 1] < 0.9 * found[0]
+
+
+def test_run__of_a_language_model_reads_no_neighbours(world, tmp_path) -> None:
+    alone = replace(MODEL, cca_layers=())
+    inputs = {"text": world.text}
+    folder = train(tmp_path / "base", inputs, alone, replace(TRAIN, k=0))
+    assert {name.split(".")[0] for name in load_file(folder / WEIGHTS)} == {"decoder"}
+    torch.manual_seed(0)
+    ours = build_retro(MODEL, 400).decoder.state_dict()
+    torch.manual_seed(0)
+    theirs = build_retro(alone, 400).decoder.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs), "both start from the same decoder"
+
+
+def test_run__of_a_gpt2_leaves_its_weights_as_they_are(world, tmp_path) -> None:
+    vocab_size = Documents.open(world.text).vocab_size
+    torch.manual_seed(3)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=64, n_embd=16, n_layer=2, n_head=2))
+    base.save_pretrained(tmp_path / "gpt2")
+    fitted = replace(MODEL, decoder=PretrainedDecoder(name=str(tmp_path / "gpt2")))
+    folder = train(tmp_path / "fitted", world.training, fitted)
+    found, given = load_file(folder / WEIGHTS), dict(base.named_parameters())
+    prefix = "decoder.model."
+    frozen = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    assert frozen.keys() == given.keys()
+    assert all(torch.equal(value, given[name]) for name, value in frozen.items())
+    torch.manual_seed(0)
+    fresh = dict(build_retro(fitted, vocab_size).named_parameters())
+    changed = {name for name in found if not name.startswith(prefix) and not torch.equal(found[name], fresh[name])}
+    assert changed == {name for name in found if not name.startswith(prefix)}
+
+
+def test_run__refuses_a_gpt2_of_another_vocabulary(world, tmp_path) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=77, n_positions=64, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    other = replace(MODEL, decoder=PretrainedDecoder(name=str(tmp_path / "gpt2")))
+    with pytest.raises(ValueError, match="has a vocabulary of 77, the corpus of"):
+        train(tmp_path / "fitted", world.training, other)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_load_retro__gives_back_what_was_saved(tmp_path, tied) -> None:
+    config = replace(MODEL, decoder=replace(MODEL.decoder, tie_embeddings=tied))
+    model = build_retro(config, 50)
+    save_retro(model, tmp_path / WEIGHTS)
+    again = load_retro(config, 50, tmp_path / WEIGHTS)
+    ids = torch.randint(50, (2, 30))
+    with torch.no_grad():
+        assert torch.equal(again(ids), model.eval()(ids))
