@@ -15,6 +15,7 @@ from typing import Any
 
 from rlm.config import to_plain
 from rlm.stages.stage import Stage
+from rlm.stages.text_forecast import TEXT_STAGES, source_tokens
 
 # Rates of one core (bfloat16 with AMX) and of one GPU (H100 class), operations per second.
 TRAIN_RATE = {"cpu": 6e10, "cuda": 1e14}
@@ -32,7 +33,7 @@ PASSAGES_PER_BYTE, BYTES_PER_TOKEN = 1 / 240, 4.5
 PASSAGES_PER_ENTITY = 4.0
 QUESTIONS = 3000.0
 # Stages whose cost is the same with and without a GPU.
-DEVICE_FREE = ("corpus", "questions", "salient_spans")
+DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Forecast:
         if stage.folder in self._records:
             record = self._records[stage.folder]
             return Cost(record["seconds"], record["peak_memory_bytes"], record["disk_bytes"], "measured")
-        now = self._formula(stage.name, to_plain(stage.config), lambda role: self._passages(stage, role))
+        now = self._formula(stage.name, to_plain(stage.config), lambda role: self._size(stage, role))
         like = self._like(stage, now)
         if like is None:
             return Cost(now.seconds, now.memory, now.disk, "formula")
@@ -131,23 +132,27 @@ class Forecast:
                 best = (far, folder, then)
         return None if best is None else best[1:]
 
-    def _passages(self, stage: Stage, role: str) -> float:
+    def _size(self, stage: Stage, role: str) -> float:
+        """Passages of the corpus, or tokens of the documents, that are a stage's input; of its own without a role."""
         source = stage if role == "" else stage.inputs.get(role)
         if source is None:
             return 0.0
-        record = self._records.get(source.folder)
-        if record is not None and "passages" in record.get("metrics", {}):
-            return float(record["metrics"]["passages"])
-        config = to_plain(source.config)
-        return self._source_passages(config["corpus"]["source"]) if source.name == "corpus" else 0.0
+        metrics = self._records.get(source.folder, {}).get("metrics", {})
+        return self._size_of(source.name, to_plain(source.config), metrics)
 
     def _recorded(self, record: Mapping[str, Any], role: str) -> float:
         source = record if role == "" else self._records.get(record["inputs"].get(role, ""))
-        if source is None or source["name"] != "corpus":
+        return 0.0 if source is None else self._size_of(source["name"], source["config"], source.get("metrics", {}))
+
+    def _size_of(self, name: str, config: Any, metrics: Mapping[str, float]) -> float:
+        counted = {"corpus": "passages", "documents": "tokens"}.get(name)
+        if counted is None:
             return 0.0
-        if "passages" in source.get("metrics", {}):
-            return float(source["metrics"]["passages"])
-        return self._source_passages(source["config"]["corpus"]["source"])
+        if counted in metrics:
+            return float(metrics[counted])
+        if name == "documents":
+            return source_tokens(config["documents"], self._source_passages(config["documents"]["source"]))
+        return self._source_passages(config["corpus"]["source"])
 
     def _source_passages(self, source: Mapping[str, Any]) -> float:
         if source["kind"] == "encyclopedia":
@@ -158,16 +163,25 @@ class Forecast:
             return min(held * PASSAGES_PER_BYTE, limit or math.inf)
         return float(limit or 2e7)
 
-    def _formula(self, name: str, config: Any, passages: Callable[[str], float]) -> _Formula:
+    def _formula(self, name: str, config: Any, size: Callable[[str], float]) -> _Formula:
         formula: Callable[..., _Formula] | None = getattr(self, f"_{name}", None)
-        if formula is None:
+        if name in TEXT_STAGES:
+            cost = self._texts(name, config, size)
+        elif formula is None:
             return _Formula(60.0, PROCESS_BYTES, 1e8)
-        cost = formula(config, passages)
+        else:
+            cost = formula(config, size)
         return _Formula(STAGE_SECONDS + cost.seconds, PROCESS_BYTES + cost.memory, 1e5 + cost.disk)
 
     def _rate(self, rates: Mapping[str, float]) -> float:
         device = self.machine.device
         return rates[device] * (self.machine.threads if device == "cpu" else self.machine.devices)
+
+    def _texts(self, name: str, config: Any, tokens: Callable[[str], float]) -> _Formula:
+        work = TEXT_STAGES[name](config, tokens)
+        seconds = work.pieces / TOKENIZE_RATE / self.machine.threads + work.trained / self._rate(TRAIN_RATE)
+        seconds += work.encoded / self._rate(ENCODE_RATE) + work.searched / self._rate(SEARCH_RATE)
+        return _Formula(seconds, work.memory, work.disk)
 
     def _corpus(self, config: Any, passages: Callable[[str], float]) -> _Formula:
         tokens = passages("") * config["corpus"]["max_tokens"]

@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from rlm.config import to_plain
-from rlm.data.config import CorpusConfig, EncyclopediaSource, FilesSource, TrainedTokenizer
+from rlm.data.config import (
+    CorpusConfig,
+    DocumentsConfig,
+    EncyclopediaSource,
+    FilesSource,
+    TrainedByteTokenizer,
+    TrainedTokenizer,
+)
 from rlm.models.config import IctConfig, Training
+from rlm.models.retro_config import PerplexityConfig, RetroConfig
 from rlm.retrieval.config import DualEncoderConfig, ScratchEncoder
 from rlm.stages.forecast import Forecast, Machine
 from rlm.stages.stage import Stage
@@ -101,6 +109,38 @@ def test_cost__when_the_corpus_tells_its_passages(tmp_path: Path) -> None:
     assert Forecast(tmp_path, MACHINE).cost(index).disk_bytes == pytest.approx(1e6 * 128 * 4, rel=0.01)
 
 
+def _documents(entities: int) -> Stage:
+    config = DocumentsConfig(source=EncyclopediaSource(entities=entities))
+    return Stage(name="documents", config={"documents": config, "tokenizer": TrainedByteTokenizer()})
+
+
+def _perplexity(text: Stage, **settings: int) -> Stage:
+    evaluate = PerplexityConfig(precision="float32", **settings)
+    return Stage(name="perplexity", config={"model": RetroConfig(), "evaluate": evaluate}, inputs={"text": text})
+
+
+def test_cost__when_a_text_is_longer_or_more_is_read(tmp_path: Path) -> None:
+    forecast = Forecast(tmp_path, MACHINE)
+
+    def seconds(stage: Stage) -> float:
+        return forecast.cost(stage).seconds - 1
+
+    text = _documents(1000)
+    assert seconds(_documents(3000)) == pytest.approx(3 * seconds(text))
+    assert seconds(_perplexity(_documents(3000))) == pytest.approx(3 * seconds(_perplexity(text)))
+    assert seconds(_perplexity(text, stride=256)) == pytest.approx(2 * seconds(_perplexity(text)))
+    assert seconds(_perplexity(text, k=0)) < seconds(_perplexity(text, k=2)) < seconds(_perplexity(text, k=4))
+
+
+def test_cost__when_the_documents_tell_their_tokens(tmp_path: Path) -> None:
+    text = _documents(1000)
+    _record(tmp_path, text, 5.0, metrics={"tokens": 1e6})
+    once = Forecast(tmp_path, MACHINE).cost(_perplexity(text))
+    _record(tmp_path, _documents(1001), 5.0, metrics={"tokens": 2e6})
+    twice = Forecast(tmp_path, MACHINE).cost(_perplexity(_documents(1001)))
+    assert twice.seconds - 1 == pytest.approx(2 * (once.seconds - 1))
+
+
 def test_cost__when_files_are_limited(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.jsonl").write_bytes(b"x" * 240_000)
@@ -117,8 +157,10 @@ def test_cost__when_files_are_limited(tmp_path: Path) -> None:
 def test_cost__when_the_shipped_table_is_forecast(root: Path, tmp_path: Path) -> None:
     from rlm.table import distinct_stages, load_table
 
-    for scale in ("tiny", "small", "mini", "paper"):
-        table = load_table(root / "experiments" / "realm_table2.yaml", scale)
+    realm, retro = (root / "experiments" / name for name in ("realm_table2.yaml", "retro_neighbours.yaml"))
+    scales = [*((realm, scale) for scale in ("tiny", "small", "mini", "paper")), (retro, "tiny"), (retro, "small")]
+    for path, scale in scales:
+        table = load_table(path, scale)
         forecast = Forecast(tmp_path, MACHINE)
         costs = [forecast.cost(stage) for stage, _ in distinct_stages(table.cells(lambda source: "")).values()]
         assert all(math.isfinite(cost.seconds) and cost.seconds > 0 for cost in costs)

@@ -1,0 +1,118 @@
+"""The work of the stages of texts, from which a forecast makes seconds and bytes (imports nothing heavy)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TOKENS_PER_PASSAGE = {"encyclopedia": 28.0, "": 135.0}
+"""By the kind of source."""
+CHUNK_TOKENS, EMBEDDING = 64, 384
+"""Of neighbours, whose configuration does not tell them."""
+CHUNK_ENCODER = 2.0 * 12 * 6 * EMBEDDING**2
+"""Operations a token of the encoder of chunks, MiniLM's, where it is not told."""
+VOCABULARY = 8_000.0
+DECODER = {"layers": 12, "hidden_size": 768}
+"""Of a checkpoint, GPT-2's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage does."""
+
+    pieces: float = 0.0
+    """Tokens cut from text."""
+    trained: float = 0.0
+    """Operations of training, forward and backward."""
+    encoded: float = 0.0
+    """Operations without gradients."""
+    searched: float = 0.0
+    """Operations of inner products."""
+    memory: float = 0.0
+    """Bytes above those of an idle process."""
+    disk: float = 0.0
+    """Bytes."""
+
+
+def documents(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Tokens of two bytes; ids, titles and lengths are small beside them."""
+    return Work(pieces=tokens(""), memory=3e8, disk=2.2 * tokens(""))
+
+
+def chunk_index(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every chunk is encoded once; the index holds the embeddings again, in two bytes."""
+    if config["index"]["kind"] == "bm25":
+        return Work(pieces=tokens("corpus"), memory=40 * tokens("corpus"), disk=8 * tokens("corpus"))
+    encoder = config["encoder"]["encoder"]
+    width = encoder.get("hidden_size", EMBEDDING)
+    operations = 2.0 * 12 * encoder["layers"] * width**2 if "layers" in encoder else CHUNK_ENCODER
+    size = tokens("corpus") / config["chunk_tokens"] * 6 * width
+    return Work(encoded=tokens("corpus") * operations, memory=size, disk=size)
+
+
+def neighbours(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every chunk of the text is encoded and compared with every chunk of the corpus."""
+    text, corpus = (tokens(role) / CHUNK_TOKENS for role in ("text", "corpus"))
+    return Work(
+        encoded=tokens("text") * CHUNK_ENCODER,
+        searched=2 * text * corpus * EMBEDDING,
+        memory=2 * corpus * EMBEDDING,
+        disk=12 * text * config["k"],
+    )
+
+
+def retro_train(config: Any, tokens: Callable[[str], float]) -> Work:
+    """The decoder reads every token, the encoder the neighbours: 2 k of its tokens for each."""
+    training, read = config["train"]["training"], config["train"]
+    count = training["steps"] * training["batch_size"] * read["tokens"]
+    weights, kept = _weights(config["model"])
+    batch = training["batch_size"] * read["tokens"]
+    logits = 3 * 4 * batch * VOCABULARY
+    return Work(
+        trained=3 * count * _operations(config["model"], _share(read)),
+        memory=16 * weights + batch * kept * (1 + _share(read)) + logits,
+        disk=28 * weights,
+    )
+
+
+def perplexity(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Windows overlap where they are read more often than a window's length apart."""
+    read = config["evaluate"]
+    again = read["tokens"] / (read["stride"] or read["tokens"])
+    batch = read["batch_size"] * read["tokens"]
+    return Work(
+        encoded=tokens("text") * again * _operations(config["model"], _share(read)),
+        memory=4 * _weights(config["model"])[0] + 2 * 4 * batch * VOCABULARY,
+        disk=1e5,
+    )
+
+
+TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {
+    work.__name__: work for work in (documents, chunk_index, neighbours, retro_train, perplexity)
+}
+
+
+def source_tokens(config: Mapping[str, Any], passages: float) -> float:
+    """Of documents made from so many passages."""
+    low, high = config["part"]
+    each = TOKENS_PER_PASSAGE.get(config["source"]["kind"], TOKENS_PER_PASSAGE[""])
+    return passages * each * (high - low) * config["fraction"]
+
+
+def _share(read: Mapping[str, Any]) -> float:
+    """Neighbour tokens for each token of the text."""
+    return float(read["k"] * (2 if read["part"] == "both" else 1))
+
+
+def _operations(model: Mapping[str, Any], share: float) -> float:
+    """Of one token, forward, with its share of neighbours."""
+    decoder, encoder = {**DECODER, **model["decoder"]}, model["encoder"]
+    width = decoder["hidden_size"]
+    read = 2.0 * (12 * decoder["layers"] * width**2 + VOCABULARY * width)
+    return read + share * 2.0 * 12 * encoder["layers"] * encoder["hidden_size"] ** 2
+
+
+def _weights(model: Mapping[str, Any]) -> tuple[float, float]:
+    """Weights of a model, and bytes of activations a token: 34 a layer and unit of width."""
+    shapes = [{**DECODER, **model["decoder"]}, model["encoder"]]
+    weights = sum(12.0 * s["layers"] * s["hidden_size"] ** 2 + VOCABULARY * s["hidden_size"] for s in shapes)
+    return weights, max(34.0 * shape["layers"] * shape["hidden_size"] for shape in shapes)
