@@ -49,7 +49,7 @@ def retro_measured_on(experiment: RetroExperiment, dataset: str) -> str:
     low, high = text.part
     share = (high - low) * text.fraction
     stride = evaluate.stride or evaluate.tokens // m * m
-    whole = "all documents" if share == 1 else f"{share:.3g} of the documents"
+    whole = "all documents" if share == 1 else f"{100 * share:.3g} % of the documents"
     return f"{whole}, in windows of {evaluate.tokens} tokens, {stride} apart"
 
 

@@ -158,7 +158,8 @@ def test_cost__when_the_shipped_table_is_forecast(root: Path, tmp_path: Path) ->
     from rlm.table import distinct_stages, load_table
 
     realm, retro = (root / "experiments" / name for name in ("realm_table2.yaml", "retro_neighbours.yaml"))
-    scales = [*((realm, scale) for scale in ("tiny", "small", "mini", "paper")), (retro, "tiny"), (retro, "small")]
+    scales = [(realm, scale) for scale in ("tiny", "small", "mini", "paper")]
+    scales += [(retro, scale) for scale in ("tiny", "small", "mini")]
     for path, scale in scales:
         table = load_table(path, scale)
         forecast = Forecast(tmp_path, MACHINE)
