@@ -158,9 +158,8 @@ def _legend(summary: Summary, dataset: str) -> str:
     if _columns_reported(summary, dataset):
         on = summary.reported_on(dataset)
         elsewhere = "" if on == dataset else f" These are on {on}, not {dataset}."
-        smaller = (
-            "" if table.scale in ("", "paper") else f" At scale {table.scale}, compare the order of the rows only."
-        )
+        compare = f"At scale {table.scale}, compare" if table.scale else "Compare"
+        smaller = "" if table.scale == "paper" else f" {compare} the order of the rows only."
         sentences.append(f"Paper: {table.reported_source or table.paper}.{elsewhere}{smaller}")
     return " ".join(sentences)
 

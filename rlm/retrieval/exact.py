@@ -36,7 +36,7 @@ BLOCK = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Scores computed at a time: on the CPU, what the cache holds."""
 MAXIMA = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Group maxima held at a time."""
-CANDIDATES = 1 << 24
+CANDIDATES = 1 << 22
 """Re-ranked together: beyond this (passages that are nearly the same), queries are searched in halves."""
 ROWS = 1 << 16
 """Embeddings read, or re-ranked, at a time."""

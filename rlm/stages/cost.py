@@ -1,6 +1,7 @@
 """What a stage cost: time, cores, accelerator, memory; and what it ran with (imports nothing heavy)."""
 
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import os
@@ -118,6 +119,9 @@ def _cuda() -> Any:
 
 
 def _reset_peak() -> None:
+    # The launcher lets processes keep freed memory for the next step, which would count as the next stage's.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     # Elsewhere than on Linux the sampled figure is all there is.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -32,6 +32,8 @@ CHECKPOINTS = {"minilm": (6, 384, 30522), "large": (24, 1024, 30522), "": (12, 7
 PASSAGES_PER_BYTE, BYTES_PER_TOKEN = 1 / 240, 4.5
 PASSAGES_PER_ENTITY = 4.0
 QUESTIONS = 3000.0
+# Share of training questions with an answer among the passages read: fine-tuning reads no others.
+READABLE = 0.3
 # Stages whose cost is the same with and without a GPU.
 DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents")
 
@@ -239,7 +241,7 @@ class Forecast:
         stage, retriever = config["finetune"], config["retriever"]
         read = stage["passages_read"] * (retriever["query_tokens"] + stage["passage_tokens"])
         training = self._training(
-            stage["training"], [(config["encoder"], read), (retriever["encoder"], retriever["query_tokens"])]
+            stage["training"], [(config["encoder"], READABLE * read), (retriever["encoder"], retriever["query_tokens"])]
         )
         found = self._search(retriever, passages("corpus"))
         share = stage["training"]["steps"] * stage["training"]["batch_size"] / QUESTIONS

@@ -95,7 +95,7 @@ import os, signal
 from pathlib import Path
 from rlm.retrieval import refresh
 from rlm.retrieval.config import ExactIndex
-refresh.{moment} = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+refresh.{moment} = lambda *arguments, **more: os.kill(os.getpid(), signal.SIGKILL)
 refresh.build_snapshot_index(Path({str(snapshot)!r}), Path({str(corpus_folder)!r}), ExactIndex())
 """
     assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
