@@ -14,9 +14,10 @@ class EncyclopediaSource:
     world_seed: int = 0
     edition: Literal["first", "second"] = "first"
     """The second edition differs from the first in some facts (REALM, Table 4)."""
-    stream: Literal["passages", "news", "language"] = "passages"
-    """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z); `language` is
-    both and the training questions, for a tokenizer that knows every word."""
+    stream: Literal["passages", "news", "lives", "language"] = "passages"
+    """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z); `lives` are
+    articles of one entity each, half in the passages' words, as texts that copy from one another are; `language` is
+    passages, news and training questions, for a tokenizer that knows every word."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

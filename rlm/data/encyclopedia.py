@@ -144,12 +144,14 @@ def _code(name: str) -> int:
 
 
 def passages(source: EncyclopediaSource) -> Iterator[Passage]:
-    """The encyclopedia's passages, the news articles, or both and the training questions, in a fixed order."""
+    """The encyclopedia's passages, or another stream of texts about its world, in a fixed order."""
     world = World(source)
-    if source.stream != "news":
+    if source.stream in ("passages", "language"):
         yield from _entries(world)
-    if source.stream != "passages":
+    if source.stream in ("news", "language"):
         yield from _news(world)
+    if source.stream == "lives":
+        yield from _lives(world)
     if source.stream == "language":
         yield from (Passage(question.id, "", question.question) for question in questions(source, "train"))
 
@@ -179,6 +181,16 @@ def _news(world: World) -> Iterator[Passage]:
                 facts, article = facts + 1, []
     if article:
         yield Passage(f"news-{facts}", "", " ".join(article))
+
+
+def _lives(world: World) -> Iterator[Passage]:
+    """All facts of an entity in the order of its passages, each in their words or in those of the news."""
+    for entity in _scattered(world.entities):
+        sentences = []
+        for relation in world.relations(entity):
+            wording = (relation.entry, relation.news)[_pick(2, world.seed, 6, entity, _code(relation.name))]
+            sentences.append(_sentence(wording.format(s=_mention(world, entity), o=world.object(entity, relation))))
+        yield Passage(f"life-{entity}", "", " ".join(sentences))
 
 
 def _scattered(count: int) -> Iterator[int]:

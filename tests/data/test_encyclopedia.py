@@ -51,6 +51,18 @@ def test_news__tells_every_fact_once_in_other_words() -> None:
     assert not any(text in news for text in entries)
 
 
+def test_lives__tell_every_fact_half_of_them_in_the_words_of_the_passages() -> None:
+    world = World(SOURCE)
+    lives = {passage.id: passage.text for passage in passages(replace(SOURCE, stream="lives"))}
+    facts = [(entity, relation) for entity in range(300) for relation in world.relations(entity)]
+    assert len(lives) == 300
+    assert all(world.object(entity, relation) in lives[f"life-{entity}"] for entity, relation in facts)
+    copied = [
+        relation.entry.partition("{o}")[0].partition("{s}")[2] in lives[f"life-{entity}"] for entity, relation in facts
+    ]
+    assert 0.45 < sum(copied) / len(copied) < 0.65  # some words stand in both
+
+
 def test_wordings__name_subject_and_object_once_and_questions_only_the_subject() -> None:
     for relation in itertools.chain.from_iterable(RELATIONS.values()):
         for text in (relation.entry, relation.news):

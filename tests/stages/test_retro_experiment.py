@@ -118,7 +118,7 @@ def test_unpack__when_packed() -> None:
 
 
 def test_measured_on__tells_how_much_is_read() -> None:
-    assert table().measured_on("encyclopedia") == "10 % of the documents, in windows of 64 tokens, 64 apart"
+    assert table().measured_on("encyclopedia") == "10 % of the documents, in windows of 128 tokens, 128 apart"
     assert table(scale="small").measured_on("wiki_recent") == "all documents, in windows of 512 tokens, 256 apart"
 
 
