@@ -16,7 +16,7 @@ class EncyclopediaSource:
     """The second edition differs from the first in some facts (REALM, Table 4)."""
     stream: Literal["passages", "news", "lives", "language"] = "passages"
     """`passages` is the knowledge corpus; `news` retells its facts in other words (X different from Z); `lives` are
-    articles of one entity each, half in the passages' words, as texts that copy from one another are; `language` is
+    articles of one entity each that copy the passages of it, in full or in part, as texts of the web do; `language` is
     passages, news and training questions, for a tokenizer that knows every word."""
 
 

@@ -158,15 +158,19 @@ def passages(source: EncyclopediaSource) -> Iterator[Passage]:
 
 def _entries(world: World) -> Iterator[Passage]:
     for entity in range(world.entities):
-        names = [naming(*world.kind(entity)) for naming in (world.name, world.short)]
-        relations = world.relations(entity)
-        for part in range(0, len(relations), RELATIONS_PER_PASSAGE):
-            told = relations[part : part + RELATIONS_PER_PASSAGE]
-            sentences = [
-                _sentence(relation.entry.format(s=names[place % 2], o=world.object(entity, relation)))
-                for place, relation in enumerate(told)
-            ]
-            yield Passage(f"{entity}-{part // RELATIONS_PER_PASSAGE}", names[0], " ".join(sentences))
+        sentences = _entry(world, entity)
+        for part in range(0, len(sentences), RELATIONS_PER_PASSAGE):
+            told = sentences[part : part + RELATIONS_PER_PASSAGE]
+            yield Passage(f"{entity}-{part // RELATIONS_PER_PASSAGE}", world.name(*world.kind(entity)), " ".join(told))
+
+
+def _entry(world: World, entity: int) -> list[str]:
+    """All facts of an entity; each passage names it in full, then in short."""
+    names = [naming(*world.kind(entity)) for naming in (world.name, world.short)]
+    return [
+        _sentence(relation.entry.format(s=names[place % RELATIONS_PER_PASSAGE % 2], o=world.object(entity, relation)))
+        for place, relation in enumerate(world.relations(entity))
+    ]
 
 
 def _news(world: World) -> Iterator[Passage]:
@@ -184,12 +188,15 @@ def _news(world: World) -> Iterator[Passage]:
 
 
 def _lives(world: World) -> Iterator[Passage]:
-    """All facts of an entity in the order of its passages, each in their words or in those of the news."""
+    """Of each entity one article that copies the encyclopedia, but puts one of its sentences in the words of the news;
+    in every other article, half of them."""
     for entity in _scattered(world.entities):
-        sentences = []
-        for relation in world.relations(entity):
-            wording = (relation.entry, relation.news)[_pick(2, world.seed, 6, entity, _code(relation.name))]
-            sentences.append(_sentence(wording.format(s=_mention(world, entity), o=world.object(entity, relation))))
+        sentences = _entry(world, entity)
+        copied, changed = _pick(2, world.seed, 6, entity), _pick(len(sentences), world.seed, 7, entity)
+        for place, relation in enumerate(world.relations(entity)):
+            if place == changed if copied else _pick(2, world.seed, 8, entity, place):
+                news = relation.news.format(s=_mention(world, entity), o=world.object(entity, relation))
+                sentences[place] = _sentence(news)
         yield Passage(f"life-{entity}", "", " ".join(sentences))
 
 

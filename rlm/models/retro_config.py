@@ -73,6 +73,9 @@ class RetroTrainConfig:
     """Neighbours of each chunk that are read; 0 reads none, as a language model."""
     part: Part = "both"
     """Of a neighbour, that is read."""
+    fit: float = 0.0
+    """RETRO-fitting (section 4.2): train without neighbours first, then encoder and cross-attention alone for this
+    share of `training.steps` (the paper: 0.03); 0 trains everything together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

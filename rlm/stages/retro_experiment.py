@@ -60,7 +60,8 @@ def _read(experiment: RetroExperiment, config: Reading) -> Reading:
     """What is left of a configuration where no neighbour, or no layer that could attend to one, is read."""
     if config.k and experiment.model.cca_layers != ():
         return config
-    return replace(config, k=0, part="both")
+    alone = replace(config, k=0, part="both")
+    return replace(alone, fit=0.0) if isinstance(alone, RetroTrainConfig) else alone
 
 
 def retro_stages(
@@ -77,13 +78,24 @@ def retro_stages(
     measured = documents_stage(e.evaluation_texts[dataset], text, content)
     index, neighbours = neighbours_stages(e.chunks, e.neighbours, text, corpus, content)
     _, measured_neighbours = neighbours_stages(e.chunks, e.neighbours, measured, corpus, content)
-    train = Stage(
-        name="retro_train",
-        config={"model": e.model, "train": training},
-        inputs={"text": text, **({"corpus": corpus, "neighbours": neighbours} if training.k else {})},
-        seed=seed,
-        content=outside_content(e.model.decoder, content),
-    )
+    retrieved = {"corpus": corpus, "neighbours": neighbours}
+
+    def trained(model: RetroConfig, train: RetroTrainConfig, inputs: dict[str, Stage]) -> Stage:
+        return Stage(
+            name="retro_train",
+            config={"model": model, "train": train},
+            inputs={"text": text, **(retrieved if train.k else {}), **inputs},
+            seed=seed,
+            content=outside_content(model.decoder, content),
+        )
+
+    fitted: dict[str, Stage] = {}
+    if training.fit:
+        # The row of the language model trains the same, and shares it.
+        fitted["base"] = trained(replace(e.model, cca_layers=()), replace(training, k=0, part="both", fit=0.0), {})
+        steps = replace(training.training, steps=max(1, round(training.fit * training.training.steps)))
+        training = replace(training, training=steps, fit=0.0)
+    train = trained(e.model, training, fitted)
     found = {"corpus": corpus, "neighbours": measured_neighbours} if evaluation.k else {}
     evaluate = Stage(
         name="perplexity",
@@ -97,6 +109,7 @@ def retro_stages(
         "index": index,
         "neighbours": neighbours,
         "evaluation_neighbours": measured_neighbours,
+        **fitted,
         "train": train,
         "perplexity": evaluate,
     }
@@ -121,7 +134,16 @@ def check_retro(experiment: RetroExperiment) -> list[str]:
         mistakes += check_windows("evaluate.tokens", e.evaluate.tokens, m, e.evaluate.stride)
     if e.evaluate.batch_size < 1:
         mistakes.append(f"evaluate.batch_size: found {e.evaluate.batch_size}; write at least 1")
-    return mistakes + _neighbours(e) + _layers(e)
+    return mistakes + _fitting(e) + _neighbours(e) + _layers(e)
+
+
+def _fitting(e: RetroExperiment) -> list[str]:
+    share = e.train.fit
+    if share < 0:
+        return [f"train.fit: found {share}; write a share of train.training.steps, 0 to train everything together"]
+    if share and not isinstance(e.model.decoder, ScratchDecoder):
+        return [f"train.fit: found {share}, but a decoder of a checkpoint is fitted from the start; leave it at 0"]
+    return []
 
 
 def _neighbours(e: RetroExperiment) -> list[str]:

@@ -111,6 +111,15 @@ def test_stages__retrieve_from_the_training_text_where_there_is_no_corpus() -> N
     assert stages["corpus"] == stages["training_text"] == stages["neighbours"].inputs["text"]
 
 
+def test_stages__of_a_fitted_model_begin_with_the_language_model() -> None:
+    rows = cells("train.fit=0.25")
+    alone, fitted = (rows[row].stages["train"] for row in ("Base LM", "2 neighbours"))
+    assert fitted.inputs["base"].key == alone.key == cells()["Base LM"].stages["train"].key
+    steps = fitted.inputs["base"].config["train"].training.steps
+    assert fitted.config["train"].training.steps == steps // 4
+    assert rows["Off"].stages["train"].key == fitted.key, "Off is the fitted model, whose decoder is the language model"
+
+
 def test_unpack__when_packed() -> None:
     for cell in cells().values():
         stage = cell.stages["perplexity"]
@@ -118,7 +127,7 @@ def test_unpack__when_packed() -> None:
 
 
 def test_measured_on__tells_how_much_is_read() -> None:
-    assert table().measured_on("encyclopedia") == "10 % of the documents, in windows of 128 tokens, 128 apart"
+    assert table().measured_on("encyclopedia") == "5 % of the documents, in windows of 128 tokens, 128 apart"
     assert table(scale="small").measured_on("wiki_recent") == "all documents, in windows of 512 tokens, 256 apart"
 
 
@@ -141,6 +150,7 @@ MISTAKES = {
     "evaluate.stride=24": "evaluate.tokens: stride of 24 tokens; write a multiple of the chunk, 16",
     "evaluate.batch_size=0": "evaluate.batch_size: found 0; write at least 1",
     "neighbours.k=0": "neighbours.k: found 0; write at least 1",
+    "train.fit=-1": "train.fit: found -1",
     "train.k=5": "train.k: reads 5 neighbours, of 4 computed; raise neighbours.k",
     "evaluate.k=-1": "evaluate.k: found -1; write 0 (none) or more",
     "model.cca_layers=[4]": "model.cca_layers: cca_layers names [4], but the decoder's layers are 1 to 3",

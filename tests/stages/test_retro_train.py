@@ -88,6 +88,18 @@ def test_run__of_a_gpt2_leaves_its_weights_as_they_are(world, tmp_path) -> None:
     assert changed == {name for name in found if not name.startswith(prefix)}
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_run__fitted_to_a_language_model_leaves_it_as_it_is(world, tmp_path, tied) -> None:
+    model = replace(MODEL, decoder=replace(MODEL.decoder, tie_embeddings=tied))
+    base = train(tmp_path / "base", {"text": world.text}, replace(model, cca_layers=()), replace(TRAIN, k=0))
+    folder = train(tmp_path / "fitted", {**world.training, "base": base}, model)
+    given, found = load_file(base / WEIGHTS), load_file(folder / WEIGHTS)
+    assert all(torch.equal(value, found[name]) for name, value in given.items())
+    torch.manual_seed(0)
+    fresh = dict(build_retro(model, Documents.open(world.text).vocab_size).named_parameters())
+    assert not any(torch.equal(found[name], fresh[name]) for name in found.keys() - given.keys())
+
+
 def test_run__refuses_a_gpt2_of_another_vocabulary(world, tmp_path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=77, n_positions=64, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
         tmp_path / "gpt2"
