@@ -52,9 +52,9 @@ class RetroConfig:
     decoder: DecoderConfig = field(default_factory=ScratchDecoder)
     encoder: NeighbourEncoderConfig = field(default_factory=NeighbourEncoderConfig)
     chunk_tokens: int = 64
-    cca_layers: tuple[int, ...] | None = None
-    """Decoder layers with chunked cross-attention, the first is 1; none make the base language model, which reads
-    no neighbours.
+    cca_layers: tuple[int, ...] | Literal["all"] | None = None
+    """Decoder layers with chunked cross-attention, the first is 1, the last -1; none, (), make the base language model,
+    which reads no neighbours.
 
     None takes every third from the sixth, as the paper, and the middle one of a decoder with fewer than six.
     """
@@ -97,7 +97,7 @@ class PerplexityConfig:
     precision: Literal["bf16", "float32"] = "bf16"
 
 
-def attending_layers(chosen: tuple[int, ...] | None, layers: int) -> tuple[int, ...]:
+def attending_layers(chosen: tuple[int, ...] | Literal["all"] | None, layers: int) -> tuple[int, ...]:
     """Numbers of the layers with chunked cross-attention in a decoder of `layers`.
 
     Raises:
@@ -106,7 +106,9 @@ def attending_layers(chosen: tuple[int, ...] | None, layers: int) -> tuple[int, 
     if chosen is None:
         # Of single layers the middle is the paper's best (table 13).
         return tuple(range(6, layers + 1, 3)) or ((layers + 1) // 2,)
-    absent = sorted(number for number in chosen if not 1 <= number <= layers)
+    if chosen == "all":
+        return tuple(range(1, layers + 1))
+    absent = sorted(number for number in chosen if not 1 <= abs(number) <= layers)
     if absent:
         raise ValueError(f"cca_layers names {absent}, but the decoder's layers are 1 to {layers}")
-    return tuple(sorted(set(chosen)))
+    return tuple(sorted({number % (layers + 1) for number in chosen}))

@@ -386,6 +386,7 @@ def test_attending_layers__are_every_third_from_the_sixth(layers, numbers):
 
 def test_attending_layers__beyond_the_decoder_are_refused():
     assert attending_layers((3, 1), 3) == (1, 3) and attending_layers((), 3) == ()
+    assert attending_layers((-1, 1, -3), 6) == (1, 4, 6) and attending_layers("all", 3) == (1, 2, 3)
     with pytest.raises(ValueError, match=r"cca_layers names \[0, 4\], but the decoder's layers are 1 to 3"):
         attending_layers((0, 2, 4), 3)
 
