@@ -1,6 +1,5 @@
 """Stage: the nearest chunks of a retrieval corpus for every chunk of a text."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from rlm.retrieval.config import NeighboursConfig
 from rlm.retrieval.index import Search, open_index
 from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, sparse_search, write_neighbours
 from rlm.retrieval.sparse import Bm25Index
-from rlm.stages.chunk_index import DESCRIPTION, open_embedder
+from rlm.stages.chunk_index import describe, open_embedder
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -27,10 +26,8 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
     Raises:
         ValueError: text and corpus have different tokenizers, or see `write_neighbours`.
     """
-    described = json.loads((inputs["index"] / DESCRIPTION).read_text())
+    described = describe(inputs["index"], inputs["corpus"])
     keys = {"text": inputs["text"].name, "chunk_tokens": str(described["chunk_tokens"]), **described["keys"]}
-    if described["keys"]["corpus"] != inputs["corpus"].name:
-        raise ValueError(f"{inputs['index']}: an index of {keys['corpus']}, not of {inputs['corpus'].name}")
     text, corpus = (Chunks(Documents.open(inputs[role]), described["chunk_tokens"]) for role in ("text", "corpus"))
     if text.documents.tokenizer.get_vocab() != corpus.documents.tokenizer.get_vocab():
         raise ValueError(

@@ -27,6 +27,9 @@ VERSIONS = {
     "neighbours": 1,
     "retro_train": 1,
     "perplexity": 1,
+    "question_neighbours": 1,
+    "retro_finetune": 1,
+    "retro_answer": 1,
 }
 
 
