@@ -50,17 +50,19 @@ def answer_tokens(tokenizer: Any, answers: Sequence[str], end: int, limit: int) 
 class PassageTokens:
     """The passages found for questions, as "title: {title}, source: {source}" and neighbours of their prompts.
 
-    The source is the chunk found and its continuation; the whole is cut to two chunks, the length of a neighbour. Only
-    the last chunk of a prompt has neighbours.
+    The source is the chunk found and its continuation, cut to what the title leaves. Only the last chunk of a prompt
+    has neighbours.
 
     Args:
         table: chunks found for each question, [questions, k].
         corpus: chunks that the table numbers.
         prompt_chunks: of a prompt.
+        tokens: of a passage (r); None takes two chunks, the length of a neighbour.
     """
 
-    def __init__(self, table: Table, corpus: Chunks, prompt_chunks: int = 1) -> None:
+    def __init__(self, table: Table, corpus: Chunks, prompt_chunks: int = 1, tokens: int | None = None) -> None:
         self.table, self.corpus, self.prompt_chunks = table, corpus, prompt_chunks
+        self.tokens = 2 * corpus.chunk_tokens if tokens is None else tokens
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -70,28 +72,26 @@ class PassageTokens:
         return {name: value for name, value in self.__dict__.items() if name != "_tokenizer"}
 
     def _rows(self, questions: NDArray[np.int64]) -> list[tuple[list[int], list[int]]]:
-        """Title and source of each passage, together of two chunks at most; k for each question."""
+        """Title and source of each passage, together of at most `tokens`; k for each question."""
         chunks, documents = self.corpus, self.corpus.documents
         found = np.asarray(self.table.ids[questions]).ravel()
         owners = chunks.document_of(found)
         titles = encode(self._tokenizer, [TITLE.format(documents.title(int(owner))) for owner in owners])
         begins, ends = chunks.starts(found), chunks.stops(found, 2)
         begins += found == chunks.first[owners]  # without the token that starts the document
-        size, rows = 2 * chunks.chunk_tokens, []
-        for title, begin, end in zip(titles, begins, ends, strict=True):
-            title = title[:size]
-            rows.append((title, documents.tokens.values[begin:end][: size - len(title)].tolist()))
+        rows = []
+        for title, begin, end in zip((title[: self.tokens] for title in titles), begins, ends, strict=True):
+            rows.append((title, documents.tokens.values[begin:end][: self.tokens - len(title)].tolist()))
         return rows
 
     def __call__(self, questions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Ids, padded, and mask, True on tokens: each [batch, prompt chunks, k, two chunks]."""
-        shape = (len(questions), self.prompt_chunks, self.table.ids.shape[1], 2 * self.corpus.chunk_tokens)
+        """Ids, padded, and mask, True on tokens: each [batch, prompt chunks, k, r]."""
+        k = self.table.ids.shape[1]
+        shape = (len(questions), self.prompt_chunks, k, self.tokens)
         ids, mask = np.full(shape, self.corpus.documents.pad), np.zeros(shape, bool)
-        last_ids, last_mask = (each[:, -1].reshape(-1, shape[-1]) for each in (ids[:, -1:], mask[:, -1:]))
         for place, (title, source) in enumerate(self._rows(questions)):
-            row = [*title, *source]
-            last_ids[place, : len(row)], last_mask[place, : len(row)] = row, True
-        ids[:, -1], mask[:, -1] = last_ids.reshape(shape[:1] + shape[2:]), last_mask.reshape(shape[:1] + shape[2:])
+            row, where = [*title, *source], (place // k, -1, place % k)
+            ids[where][: len(row)], mask[where][: len(row)] = row, True
         return ids, mask
 
     def sources(self, questions: NDArray[np.int64]) -> list[list[str]]:
@@ -153,7 +153,7 @@ class AnswerBatches:
 
         Returns:
             ids, targets (the token after each): int64 [batch, length]; scored: True on the answer and its end, bool
-            [batch, length]; with passages, neighbour_ids and neighbour_mask: [batch, prompt chunks, k, two chunks].
+            [batch, length]; with passages, neighbour_ids and neighbour_mask: [batch, prompt chunks, k, r].
         """
         drawn = uniform(example_keys(self.seed, epochs, questions), 0)
         known = [self.answers[question] for question in questions.tolist()]

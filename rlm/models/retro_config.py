@@ -110,6 +110,8 @@ class RetroFinetuneConfig:
     """Chunks that a prompt fills, up to "answer:"; the last of them has the passages as its neighbours. A shorter
     prompt is padded in front with the token that starts documents, a longer one loses its beginning.
     """
+    passage_tokens: int | None = None
+    """Of a passage with its title; None takes two chunks, the length of a neighbour."""
     answer_tokens: int = 32
     """Of an answer, with the token that ends it; at most a chunk, so that all of it is predicted from the passages."""
 

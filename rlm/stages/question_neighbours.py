@@ -67,7 +67,7 @@ def _queries(index: Path, questions: list[str], documents: Documents, context: C
 
 
 def open_passages(
-    inputs: dict[str, Path], split: str, k: int, chunk_tokens: int, prompt_chunks: int = 1
+    inputs: dict[str, Path], split: str, k: int, chunk_tokens: int, prompt_chunks: int = 1, tokens: int | None = None
 ) -> PassageTokens:
     """The k best passages of each question.
 
@@ -77,10 +77,18 @@ def open_passages(
         k: passages of each.
         chunk_tokens: of a chunk.
         prompt_chunks: of a prompt.
+        tokens: of a passage, see `PassageTokens`.
 
     Raises:
         ValueError: passages of something else (what differs), or fewer than k of them.
     """
     made_of = {role: inputs[role].name for role in ("questions", "corpus")}
     table = NeighbourTable.open(inputs["passages"], k, **made_of, split=split, chunk_tokens=str(chunk_tokens))
-    return PassageTokens(table, Chunks(Documents.open(inputs["corpus"]), chunk_tokens), prompt_chunks)
+    return PassageTokens(table, Chunks(Documents.open(inputs["corpus"]), chunk_tokens), prompt_chunks, tokens)
+
+
+def passages_to_read(inputs: dict[str, Path], split: str, finetune: Any, chunk_tokens: int) -> PassageTokens | None:
+    """Those that a `RetroFinetuneConfig` reads; None where it reads none."""
+    if not finetune.k:
+        return None
+    return open_passages(inputs, split, finetune.k, chunk_tokens, finetune.prompt_chunks, finetune.passage_tokens)

@@ -14,7 +14,7 @@ from rlm.metrics.answers import AnswerMatcher, exact_match
 from rlm.models.retro import Neighbours
 from rlm.models.retro_answering import answer_greedily
 from rlm.models.retro_training import load_retro
-from rlm.stages.question_neighbours import open_passages
+from rlm.stages.question_neighbours import passages_to_read
 from rlm.stages.retro_train import WEIGHTS
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
@@ -27,7 +27,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     questions = read_questions(inputs["questions"] / f"{answer.split}.jsonl")
     asked = [question.question for question in questions]
     ids, cut = prompts(documents.tokenizer, asked, finetune.prompt_chunks * m, documents.start)
-    passages = open_passages(inputs, answer.split, finetune.k, m, finetune.prompt_chunks) if finetune.k else None
+    passages = passages_to_read(inputs, answer.split, finetune, m)
     device = accelerator(context.runtime)
     model = load_retro(model_config, documents.vocab_size, inputs["model"] / WEIGHTS).to(device)
     right = retrieved = 0

@@ -12,7 +12,7 @@ from rlm.data.qa import Question, read_questions
 from rlm.data.question_prompts import AnswerBatches, PassageTokens, answer_tokens, prompts
 from rlm.metrics.answers import exact_match
 from rlm.models.retro_training import RetroTraining, load_retro, save_retro
-from rlm.stages.question_neighbours import open_passages
+from rlm.stages.question_neighbours import open_passages, passages_to_read
 from rlm.stages.retro_train import WEIGHTS
 from rlm.stages.stage import Context
 from rlm.stages.training import fit, seed_everything
@@ -30,7 +30,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         answer_tokens(documents.tokenizer, texts, documents.start, finetune.answer_tokens)
         for texts in answers_to_learn(questions, found)
     ]
-    read = open_passages(inputs, "train", finetune.k, m, finetune.prompt_chunks) if finetune.k else None
+    read = passages_to_read(inputs, "train", finetune, m)
     batches = AnswerBatches(ids, answers, read, finetune.training.batch_size, context.seed)
     seed_everything(context)
     model = load_retro(model_config, documents.vocab_size, inputs["model"] / WEIGHTS)

@@ -111,6 +111,8 @@ def check_retro_qa(experiment: RetroQaExperiment) -> list[str]:
         mistakes.append(f"finetune.k: reads {finetune.k} passages, of {e.passages.k} found; raise passages.k")
     if finetune.prompt_chunks < 1:
         mistakes.append(f"finetune.prompt_chunks: found {finetune.prompt_chunks}; write at least 1")
+    if finetune.passage_tokens is not None and finetune.passage_tokens < 1:
+        mistakes.append(f"finetune.passage_tokens: found {finetune.passage_tokens}; write at least 1, or null")
     if not 2 <= finetune.answer_tokens <= m:
         mistakes.append(
             f"finetune.answer_tokens: found {finetune.answer_tokens}; write 2 (a token and the end) to {m}, those of"

@@ -124,7 +124,8 @@ def _answered(config: Any) -> tuple[float, float]:
     """Tokens of a prompt with its answer, and neighbour tokens for each of them."""
     finetune, chunk = config["finetune"], config["model"]["chunk_tokens"]
     length = finetune["prompt_chunks"] * chunk + finetune["answer_tokens"]
-    return length, finetune["prompt_chunks"] * finetune["k"] * 2 * chunk / length
+    passages = finetune["k"] * (finetune["passage_tokens"] or 2 * chunk)
+    return length, finetune["prompt_chunks"] * passages / length
 
 
 TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {

@@ -97,6 +97,18 @@ def test_passages__are_title_and_source_cut_to_two_chunks(corpus, prompt_chunks)
     np.testing.assert_array_equal(again(rows)[0], ids)
 
 
+def test_passages__may_be_longer_than_a_neighbour(corpus) -> None:
+    (ids,), (mask,) = passages(corpus, [0])(np.array([0]))
+    for tokens in (len(ids[0, 0]) - 5, 3 * M):
+        longer = PassageTokens(SimpleNamespace(ids=np.array([[0]])), corpus, tokens=tokens)
+        (more,), (known,) = longer(np.array([0]))
+        kept = min(tokens, mask.sum())
+        assert more.shape == (1, 1, tokens) and known.sum() >= kept
+        np.testing.assert_array_equal(more[0, 0, :kept], ids[0, 0, :kept])
+    source = corpus.take(np.array(0), 2)[0][1:].tolist()
+    assert more[known].tolist()[-len(source) :] == source, "all of the chunk and its continuation"
+
+
 def test_batches__train_on_the_answer_and_its_end(corpus) -> None:
     asked = np.arange(3 * M).reshape(3, M)
     answers = [[[7, 8, 0]], [], [[5, 0], [6, 9, 4, 0]]]

@@ -75,6 +75,13 @@ def test_stages__have_other_keys_when_what_they_read_changes() -> None:
     assert {role for role in before if before[role] == encoder[role]} == same
 
 
+def test_questions__of_the_built_in_world_are_about_the_one_that_is_read() -> None:
+    """Names and facts depend on how many entities there are."""
+    row = table().rows["RETRO"]
+    source = row.questions["encyclopedia"].source
+    assert (source.entities, source.world_seed) == (row.corpus.source.entities, row.corpus.source.world_seed)
+
+
 def test_unpack__when_packed() -> None:
     for cell in cells().values():
         assert unpack(pack(cell.stages["answer"])) == cell.stages["answer"]
@@ -91,6 +98,7 @@ MISTAKES = {
     "finetune.k=21": "finetune.k: reads 21 passages, of 4 found; raise passages.k",
     "passages.k=0": "passages.k: found 0; write at least 1",
     "finetune.prompt_chunks=0": "finetune.prompt_chunks: found 0; write at least 1",
+    "finetune.passage_tokens=0": "finetune.passage_tokens: found 0; write at least 1, or null",
     "finetune.answer_tokens=17": "finetune.answer_tokens: found 17; write 2 (a token and the end) to 16",
     "finetune.answer_tokens=1": "finetune.answer_tokens: found 1; write 2",
     "answer.batch_size=0": "answer.batch_size: found 0; write at least 1",
