@@ -62,6 +62,8 @@ class Decoder(nn.Module):
     layers: int
     width: int
     heads: int
+    positions: int | None = None
+    """Tokens of the longest text; None: no limit."""
 
     def token_embedding(self) -> nn.Embedding:
         raise NotImplementedError
@@ -133,6 +135,7 @@ class FrozenGpt2(Decoder):
         if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
             raise ValueError("this GPT-2 scales its attention in a way of its own; name one that scales by head size")
         self.layers, self.width, self.heads = config.n_layer, config.n_embd, config.n_head
+        self.positions = config.n_positions
         self.model: Any = model.requires_grad_(False).eval()
 
     def token_embedding(self) -> nn.Embedding:
@@ -142,9 +145,9 @@ class FrozenGpt2(Decoder):
         return super().train(False)
 
     def embed(self, ids: Tensor, start: int) -> Tensor:
-        end, limit = start + ids.shape[1], self.model.config.n_positions
-        if end > limit:
-            raise ValueError(f"{end} tokens, but this GPT-2 has {limit} positions; cut sequences to that")
+        end = start + ids.shape[1]
+        if self.positions is not None and end > self.positions:
+            raise ValueError(f"{end} tokens, but this GPT-2 has {self.positions} positions; cut sequences to that")
         positions = torch.arange(start, end, device=ids.device)
         return self.model.transformer.wte(ids) + self.model.transformer.wpe(positions)
 

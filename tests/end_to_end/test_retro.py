@@ -53,3 +53,14 @@ def test_table__holds_all_rows(printed: subprocess.CompletedProcess, cells: dict
     shown = rlm("table", TABLE, "--scale", "micro", "--store", STORE, "--format", "csv").stdout
     lines = list(csv.DictReader(io.StringIO(shown)))
     assert {line["row"] for line in lines} == set(cells)
+
+
+def test_generate__goes_on_from_a_prompt_and_lists_the_neighbours(
+    printed: subprocess.CompletedProcess, cells: dict[str, Cell], rlm: Command
+) -> None:
+    run, prompt = cells["4 neighbours"].stages["perplexity"].folder, "The mayor of the town was born in 1901, "
+    out = rlm("generate", run, prompt, "--tokens", "40", "--store", STORE).stdout
+    text, _, listed = out.rpartition("\n\n")
+    assert text.startswith(prompt) and len(text) > len(prompt)
+    chunks = listed.split("chunk ")[1:]
+    assert len(chunks) > 2 and all(len(chunk.splitlines()) == 1 + 4 for chunk in chunks)
