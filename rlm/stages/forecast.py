@@ -24,7 +24,7 @@ SEARCH_RATE = {"cpu": 2e10, "cuda": 2e12}
 # Word pieces cut per second and core, passages tagged, and pairs of tokens compared.
 TOKENIZE_RATE = 3e5
 TAG_RATE = {"rules": 3000.0, "spacy": 100.0}
-COMPARE_RATE = 2e9
+COMPARE_RATE = 1.5e9
 # Seconds a stage takes whatever its size; bytes of a process that has imported torch and Lightning.
 STAGE_SECONDS, PROCESS_BYTES = 1.0, 900e6
 # Known shapes of checkpoints: layers, width, vocabulary. Others are taken as BERT-base.

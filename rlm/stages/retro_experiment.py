@@ -15,7 +15,7 @@ from rlm.models.retro_config import (
 )
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig
 from rlm.stages.checks import check_training
-from rlm.stages.columns import Column, ColumnCurve, bits_per_byte, leakage_columns, leakage_curves, perplexity
+from rlm.stages.columns import Column, ColumnCurve, bits_per_byte, leakage_columns, leakage_curve, perplexity
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 from rlm.stages.text_stages import check_chunks, check_documents, check_windows, documents_stage, neighbours_stages
@@ -54,7 +54,7 @@ def retro_columns(experiment: RetroExperiment) -> tuple[Column, ...]:
 
 def retro_curves(experiment: RetroExperiment) -> tuple[ColumnCurve, ...]:
     """What leakage does to the figures."""
-    return leakage_curves(experiment.leakage.thresholds)
+    return (leakage_curve(experiment.leakage.thresholds),)
 
 
 def retro_measured_on(experiment: RetroExperiment, dataset: str) -> str:

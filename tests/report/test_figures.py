@@ -11,7 +11,7 @@ import pytest
 from rlm.report import render
 from rlm.report.figures import figures
 from rlm.report.summary import Summary, summarise
-from rlm.stages.columns import ColumnCurve, leakage_columns, leakage_curves
+from rlm.stages.columns import ColumnCurve, leakage_columns, leakage_curve
 from rlm.stages.models import MODELS
 from rlm.table import Cell
 from tests.fakes.language_model import finish, install, read_table
@@ -35,7 +35,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setitem(MODELS, "language_model", replace(MODELS["language_model"], **fields))
 
     change(
-        columns=lambda e: leakage_columns(THRESHOLDS, role="perplexity"), curves=lambda e: leakage_curves(THRESHOLDS)
+        columns=lambda e: leakage_columns(THRESHOLDS, role="perplexity"), curves=lambda e: (leakage_curve(THRESHOLDS),)
     )
     return change
 

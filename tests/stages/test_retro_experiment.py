@@ -189,7 +189,7 @@ def test_check_retro__when_fields_do_not_fit_together(setting: str) -> None:
 def test_load_table__when_a_threshold_is_not_measured(tmp_path: Path) -> None:
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     path = tmp_path / "experiments" / "retro_leakage.yaml"
-    path.write_text(path.read_text().replace("@25\n", "@24\n"))
+    path.write_text(path.read_text().replace("bits_per_byte@25\n", "bits_per_byte@24\n"))
     with pytest.raises(
         ConfigError, match=r"retro_leakage.yaml:10: columns: no `bits_per_byte@24`; did you mean `bits_"
     ):
