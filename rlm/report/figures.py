@@ -120,7 +120,9 @@ def _over_number(summary: Summary, dataset: str, curve: ColumnCurve, suffix: str
             shown.append([row, *(at.get(number, "") for number, _ in points)])
     if drawn:
         panel = Panel(points[0][1].unit or points[0][1].label, drawn, marked=True)
-        values = Grid(panel.title, ["row", *(f"{number:g}" for number, _ in points)], shown)
+        values = Grid(
+            f"{panel.title} over the {curve.x_label}", ["row", *(f"{number:g}" for number, _ in points)], shown
+        )
         axis = Axis(curve.x_label, whole=False, log2=curve.log2)
         yield _drawn(summary, curve.title + suffix, [panel], [values], axis)
 

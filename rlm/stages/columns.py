@@ -186,7 +186,7 @@ def leakage_curve(thresholds: Sequence[float]) -> ColumnCurve:
     """Bits per byte over the threshold (2112.04426, figure 6)."""
     return ColumnCurve(
         title="Bits per byte by overlap",
-        x_label="longest run shared with a neighbour, at most, percent of the chunk",
+        x_label="largest overlap kept, percent of a chunk",
         points=tuple((threshold, f"bits_per_byte@{threshold:g}") for threshold in thresholds),
         log2=True,
     )

@@ -75,7 +75,7 @@ def test_figures__draw_the_columns_of_a_curve_a_line_for_each_row(tmp_path: Path
     assert drawn.caption == "Mean over seeds."
     words = re.findall(r"<text[^>]*>([^<]*)</text>", drawn.svg)
     assert {"25", "50", "100", "bits/byte"} <= set(words), "the points themselves are marked"
-    assert "longest run shared with a neighbour, at most, percent of the chunk" in words
+    assert "largest overlap kept, percent of a chunk" in words
 
 
 def test_figures__of_a_curve_have_doublings_equally_far_apart(tmp_path: Path) -> None:

@@ -194,5 +194,5 @@ def test_load_table__when_a_threshold_is_not_measured(tmp_path: Path) -> None:
         ConfigError, match=r"retro_leakage.yaml:10: columns: no `bits_per_byte@24`; did you mean `bits_"
     ):
         load_table(path, "tiny")
-    table = load_table(path, "tiny", settings=["leakage.thresholds=[12.5, 24, 50, 75, 100]"])
+    table = load_table(path, "tiny", settings=["leakage.thresholds=[12.5, 24, 25, 50, 75, 100]"])
     assert table.column("bits_per_byte@24").label == "bits per byte at ≤ 24 % overlap"
