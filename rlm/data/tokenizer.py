@@ -5,7 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlm.config import identity
@@ -114,3 +117,15 @@ def stream_text(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
             window = window[read:]
             read = len(window)
     yield decode(window)[len(decode(window[:read])) :]
+
+
+def token_bytes(tokenizer: Any) -> NDArray[np.int64]:
+    """Bytes of text that each token stands for, [vocabulary]; 1 for all where they are not of a byte-level tokenizer,
+    whose every character stands for a byte."""
+    vocabulary = tokenizer.get_vocab()
+    sizes = np.ones(max(vocabulary.values()) + 1, np.int64)
+    if isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
+        sizes[list(vocabulary.values())] = [len(piece) for piece in vocabulary]
+        for number, added in tokenizer.added_tokens_decoder.items():  # as they stand in the text
+            sizes[number] = len(added.content.encode())
+    return sizes
