@@ -30,8 +30,9 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     # Without matrix units for bfloat16, backward in it takes twice the time of float32.
     exact = kind == "cpu" and given == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
     with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not exact):
-        moved = (each.transpose(1, 2).to(torch.float32 if exact else given) for each in (queries, keys, values))
-        read = F.scaled_dot_product_attention(*moved, attn_mask=mask, is_causal=causal)
+        dtype = torch.float32 if exact else given
+        queries, keys, values = (each.transpose(1, 2).to(dtype) for each in (queries, keys, values))
+        read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
     return read.transpose(1, 2).to(given)
 
 
