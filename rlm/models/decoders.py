@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from rlm.data.pretrained import locate
 from rlm.models.chunked_attention import Attention, attend_causally
+from rlm.models.norm import RMSNorm
 from rlm.models.retro_config import DecoderConfig, ScratchDecoder
 
 
@@ -39,7 +40,7 @@ def initialise(module: nn.Module, std: float) -> None:
 
 def feed_forward(width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.RMSNorm(width, eps=1e-6),
+        RMSNorm(width),
         nn.Linear(width, 4 * width, bias=False),
         nn.GELU(),
         nn.Linear(4 * width, width, bias=False),
@@ -51,7 +52,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         self.attention = Attention(width, heads, width)
         self.feed_forward = feed_forward(width)
 
@@ -98,7 +99,7 @@ class RotaryDecoder(Decoder):
         self.layers, self.width, self.heads = config.layers, config.hidden_size, config.heads
         self.embedding = nn.Embedding(vocab_size, self.width)
         self.blocks: Any = nn.ModuleList(Layer(self.width, self.heads) for _ in range(self.layers))
-        self.norm = nn.RMSNorm(self.width, eps=1e-6)
+        self.norm = RMSNorm(self.width)
         self.head = nn.Linear(self.width, vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
