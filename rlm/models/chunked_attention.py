@@ -73,15 +73,19 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with rotary positions and without biases; the source may have a width of its own."""
+    """Multi-head attention with rotary positions; the source may have a width of its own.
+
+    With biases a head may attend by distance alone, which rotations of content that is about 0 on average cannot; the
+    paper's learned function of the distance can.
+    """
 
     def __init__(self, width: int, heads: int, source_width: int) -> None:
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"hidden_size {width} is no multiple of 2 * heads = {2 * heads}, as rotary positions need")
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(source_width, 2 * width, bias=False)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(source_width, 2 * width)
         self.output = nn.Linear(width, width, bias=False)
 
     def queries(self, hidden: Tensor, positions: Tensor) -> Tensor:
