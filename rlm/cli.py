@@ -1,4 +1,4 @@
-"""The command line: plan, run, table, ask, score, ui, data (imports nothing heavy at start)."""
+"""The command line: plan, run, table, ask, generate, score, ui, data (imports nothing heavy at start)."""
 
 import argparse
 import os
@@ -117,6 +117,36 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("--answer", metavar="TEXT", help="what [MASK] stands for (default: the model's best word)")
     ask.add_argument("--top", type=_positive, default=8, metavar="K", help="passages retrieved (default: 8)")
     _store_option(ask)
+
+    generate = _command(
+        commands,
+        "generate",
+        "go on from a prompt, looking up the neighbours of each finished chunk, and show them",
+        'rlm generate retro_train-0123456789abcdef "Marie Curie was born in"',
+        'rlm generate perplexity-0123456789abcdef "Marie Curie was born in" --tokens 64 --greedy --neighbours 4',
+    )
+    generate.add_argument("run", metavar="RUN", help="name of a finished stage's folder, or enough of its beginning")
+    generate.add_argument("prompt", metavar="PROMPT", help='may be empty ("")')
+    generate.add_argument("--tokens", type=_positive, default=128, metavar="N", help="at most (default: 128)")
+    generate.add_argument(
+        "--greedy", action="store_true", help="take the likeliest token each time, whatever the temperature and top-p"
+    )
+    generate.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="divides the logits (default: 1.0)"
+    )
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="draw from the fewest likeliest tokens of this probability (default: 0.95)",
+    )
+    generate.add_argument("--seed", type=_count, default=0, help="of what is drawn (default: 0)")
+    generate.add_argument("--neighbours", type=_count, metavar="K", help="of each chunk (default: as the run read)")
+    generate.add_argument(
+        "--off", action="store_const", const=0, dest="neighbours", help="no neighbours, as --neighbours 0: RETRO[Off]"
+    )
+    _store_option(generate)
 
     score = _command(
         commands,

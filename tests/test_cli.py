@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shutil
@@ -217,6 +216,7 @@ def test_plan__when_the_disk_is_too_small(folder: Path) -> None:
         (["plan", "experiments/table.yaml", "--rows", "RELM"], "rlm plan: --rows: rows: no `RELM`; did you mean `REALM`?"),
         (["plan", "experiments/table.yaml", "--set", "x"], "rlm plan: --set x: write --set NAME=VALUE"),
         (["ask", "finetune-0", "who?"], "rlm ask: finetune-0: no such finished stage in runs"),
+        (["generate", "retro_train-0", ""], "rlm generate: retro_train-0: no such finished stage in runs"),
         (["ui"], "rlm ui: --store runs: no such folder"),
     ],
 )  # fmt: skip
@@ -244,7 +244,18 @@ def test_main__when_a_number_is_wrong(capsys: pytest.CaptureFixture[str], number
 
 
 COMMANDS = [
-    *(["plan"], ["run"], ["table"], ["ask"], ["score"], ["ui"], ["data"], ["data", "check"], ["data", "fetch"]),
+    *(
+        ["plan"],
+        ["run"],
+        ["table"],
+        ["ask"],
+        ["generate"],
+        ["score"],
+        ["ui"],
+        ["data"],
+        ["data", "check"],
+        ["data", "fetch"],
+    ),
 ]
 
 
@@ -277,22 +288,6 @@ def test_table__when_written_to_a_file(folder: Path) -> None:
 def test_score__when_called(folder: Path) -> None:
     code, out, _ = _rlm(folder, "score", "p.jsonl", "--answers", "a.jsonl", "--answer-kind", "regex")
     assert (code, out) == (0, "scored p.jsonl regex\n")
-
-
-def test_find_run__when_its_beginning_is_enough(tmp_path: Path) -> None:
-    from rlm.commands.ask import find_run
-    from rlm.errors import ConfigError
-
-    for name in ("finetune-aa", "finetune-ab", "pretrain-cc", "ict-dd.tmp"):
-        (tmp_path / "stages" / name).mkdir(parents=True)
-        (tmp_path / "stages" / name / "stage.json").write_text(json.dumps({}))
-    assert find_run(tmp_path, "finetune-aa") == "finetune-aa"
-    assert find_run(tmp_path, str(tmp_path / "stages" / "finetune-ab")) == "finetune-ab"
-    assert find_run(tmp_path, "pre") == "pretrain-cc"
-    with pytest.raises(ConfigError, match="2 finished stages of .* begin so; write one of finetune-aa, finetune-ab"):
-        find_run(tmp_path, "finetune")
-    with pytest.raises(ConfigError, match="did you mean `pretrain-cc`"):
-        find_run(tmp_path, "pretrian-cc")
 
 
 def test_main__when_batches_cannot_be_shared_among_the_devices_each_is_named(folder: Path) -> None:

@@ -12,6 +12,17 @@ from rlm.data.tokens import Ragged, SpecialTokens, token_dtype
 TOGETHER = 1 << 12  # chunks decoded together
 
 
+def own_tokens(chunks: Chunks, first: int, last: int) -> Ragged:
+    """Tokens of chunks `first` to before `last` as their documents have them, start tokens left out."""
+    numbers = np.arange(first, last)
+    starts, stops = chunks.starts(numbers), chunks.stops(numbers)
+    starts += numbers == chunks.first[chunks.document_of(numbers)]
+    offsets = np.concatenate([[0], np.cumsum(stops - starts)])
+    # Chunks follow each other, but for the start tokens between documents.
+    positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
+    return Ragged(np.asarray(chunks.documents.tokens.values[positions]), offsets)
+
+
 class ChunkPieces:
     """`pieces(first, last)` gives the word pieces of consecutive chunks, start tokens of documents left out.
 
@@ -30,13 +41,10 @@ class ChunkPieces:
         self.continues = "##" if isinstance(own.backend_tokenizer.decoder, WordPiece) else ""
 
     def __call__(self, first: int, last: int) -> Ragged:
-        numbers = np.arange(first, last)
-        starts, stops = self.chunks.starts(numbers), self.chunks.stops(numbers)
-        starts += numbers == self.chunks.first[self.chunks.document_of(numbers)]
-        offsets = np.concatenate([[0], np.cumsum(stops - starts)])
-        # Chunks follow each other, but for the start tokens between documents.
-        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-        own = Ragged(np.asarray(self.chunks.documents.tokens.values[positions]), offsets)
+        return self.of(own_tokens(self.chunks, first, last))
+
+    def of(self, own: Ragged) -> Ragged:
+        """Word pieces of tokens, row by row: of any text in the language model's tokens, start tokens left out."""
         if self.decoder is None:
             return own
         dtype = token_dtype(len(self.tokenizer))

@@ -1,10 +1,14 @@
 """The tokenizer of a corpus: trained on it, or a checkpoint's."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlm.config import identity
@@ -97,3 +101,31 @@ def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
         texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
     )["input_ids"]
     return found
+
+
+def stream_text(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+    """Text of tokens as they come, as it would be decoded from all together; half a character waits for the rest."""
+    decode = partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=False)
+    # Tokens read before those that wait: whether a space stands between the two depends on both.
+    window: list[int] = []
+    read = 0
+    for token in tokens:
+        window.append(token)
+        before, text = decode(window[:read]), decode(window)
+        if len(text) > len(before) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(before) :]
+            window = window[read:]
+            read = len(window)
+    yield decode(window)[len(decode(window[:read])) :]
+
+
+def token_bytes(tokenizer: Any) -> NDArray[np.int64]:
+    """Bytes of text that each token stands for, [vocabulary]; 1 for all where they are not of a byte-level tokenizer,
+    whose every character stands for a byte."""
+    vocabulary = tokenizer.get_vocab()
+    sizes = np.ones(max(vocabulary.values()) + 1, np.int64)
+    if isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
+        sizes[list(vocabulary.values())] = [len(piece) for piece in vocabulary]
+        for number, added in tokenizer.added_tokens_decoder.items():  # as they stand in the text
+            sizes[number] = len(added.content.encode())
+    return sizes

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from rlm.data.pretrained import locate
 from rlm.models.chunked_attention import Attention, attend_causally
+from rlm.models.norm import RMSNorm
 from rlm.models.retro_config import DecoderConfig, ScratchDecoder
 
 
@@ -39,7 +40,7 @@ def initialise(module: nn.Module, std: float) -> None:
 
 def feed_forward(width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.RMSNorm(width, eps=1e-6),
+        RMSNorm(width),
         nn.Linear(width, 4 * width, bias=False),
         nn.GELU(),
         nn.Linear(4 * width, width, bias=False),
@@ -51,7 +52,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         self.attention = Attention(width, heads, width)
         self.feed_forward = feed_forward(width)
 
@@ -62,6 +63,8 @@ class Decoder(nn.Module):
     layers: int
     width: int
     heads: int
+    positions: int | None = None
+    """Tokens of the longest text; None: no limit."""
 
     def token_embedding(self) -> nn.Embedding:
         raise NotImplementedError
@@ -96,7 +99,7 @@ class RotaryDecoder(Decoder):
         self.layers, self.width, self.heads = config.layers, config.hidden_size, config.heads
         self.embedding = nn.Embedding(vocab_size, self.width)
         self.blocks: Any = nn.ModuleList(Layer(self.width, self.heads) for _ in range(self.layers))
-        self.norm = nn.RMSNorm(self.width, eps=1e-6)
+        self.norm = RMSNorm(self.width)
         self.head = nn.Linear(self.width, vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
@@ -133,6 +136,7 @@ class FrozenGpt2(Decoder):
         if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
             raise ValueError("this GPT-2 scales its attention in a way of its own; name one that scales by head size")
         self.layers, self.width, self.heads = config.n_layer, config.n_embd, config.n_head
+        self.positions = config.n_positions
         self.model: Any = model.requires_grad_(False).eval()
 
     def token_embedding(self) -> nn.Embedding:
@@ -142,9 +146,9 @@ class FrozenGpt2(Decoder):
         return super().train(False)
 
     def embed(self, ids: Tensor, start: int) -> Tensor:
-        end, limit = start + ids.shape[1], self.model.config.n_positions
-        if end > limit:
-            raise ValueError(f"{end} tokens, but this GPT-2 has {limit} positions; cut sequences to that")
+        end = start + ids.shape[1]
+        if self.positions is not None and end > self.positions:
+            raise ValueError(f"{end} tokens, but this GPT-2 has {self.positions} positions; cut sequences to that")
         positions = torch.arange(start, end, device=ids.device)
         return self.model.transformer.wte(ids) + self.model.transformer.wpe(positions)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rlm.models.chunked_attention import Attention, ChunkedCrossAttention
 from rlm.models.decoders import Cache, Decoder, Layer, build_decoder, extend, initialise
+from rlm.models.norm import RMSNorm
 from rlm.models.retro_config import NeighbourEncoderConfig, RetroConfig, attending_layers
 
 
@@ -29,11 +30,11 @@ class NeighbourEncoder(nn.Module):
         self.embedding = None if config.share_embeddings else nn.Embedding(vocab_size, width)
         self.projection = nn.Linear(decoder.width, width, bias=False) if config.share_embeddings else nn.Identity()
         self.layers: Any = nn.ModuleList(Layer(width, config.heads) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         self.conditioned = config.condition
         if config.condition:
-            self.activation_norm = nn.RMSNorm(decoder.width, eps=1e-6)
-            self.cross_norm = nn.RMSNorm(width, eps=1e-6)
+            self.activation_norm = RMSNorm(decoder.width)
+            self.cross_norm = RMSNorm(width)
             self.cross_attention = Attention(width, config.heads, decoder.width)
 
     def forward(self, neighbours: Neighbours, activations: Tensor, shared: nn.Embedding) -> Tensor:

@@ -98,6 +98,14 @@ class PerplexityConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeakageConfig:
+    """The leakage filter (section 2.6): chunks by the longest run of tokens that they share with a neighbour."""
+
+    thresholds: tuple[float, ...] = (12.5, 25.0, 37.5, 50.0, 75.0, 100.0)
+    """Rising, percent of a chunk: chunks that share no more are kept; the last, 100, keeps all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RetroFinetuneConfig:
     """Open-domain question answering over passages that were found before (section 4.3): "question: {question} \\n
     answer: {answer}", of which the answer is trained on.

@@ -52,7 +52,11 @@ class ChunkEmbedder:
 
     def __call__(self, first: int, last: int) -> Tensor:
         """Of chunks `first` to before `last`: float32 [chunks, dim]."""
-        return embed_rows(self._fast, self._pieces(first, last), self._special, self._fast.config.query_tokens)
+        return self.embed(self._pieces(first, last))
+
+    def embed(self, pieces: Ragged) -> Tensor:
+        """Of rows of word pieces: float32 [rows, dim]."""
+        return embed_rows(self._fast, pieces, self._special, self._fast.config.query_tokens)
 
 
 def write_embeddings(

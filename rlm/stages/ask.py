@@ -34,7 +34,7 @@ SPANS_SHOWN = 3
 
 
 def ask(
-    store: Path, run: str, question: str, passage: str | None = None, answer: str | None = None, top: int = 8
+    store: Path, folder: Path, question: str, passage: str | None = None, answer: str | None = None, top: int = 8
 ) -> None:
     """Print what a run answers, and why.
 
@@ -43,45 +43,26 @@ def ask(
 
     Args:
         store: folder of results.
-        run: name of a finished stage's folder, or enough of its beginning.
+        folder: of the run, a finished stage.
         question: a question, or a sentence with one [MASK].
         passage: read this instead of what the index finds.
         answer: what [MASK] stands for.
         top: passages of the marginal.
 
     Raises:
-        ConfigError: no such run, a run that cannot answer, or a sentence without [MASK].
+        ConfigError: a sentence without [MASK].
     """
-    folder = find_run(store, run)
     record = read_record(folder)
     if record["name"] == "evaluate":
         folder = store / "stages" / record["inputs"]["finetune"]
         record = read_record(folder)
     if record["name"] == "finetune":
         lines = answer_question(store, folder, record, question, passage, top)
-    elif record["name"] == "pretrain":
-        lines = fill_mask(store, folder, record, question, passage, answer, top)
     else:
-        raise ConfigError(f"{folder.name} answers no question; name a finetune, evaluate or pretrain run")
+        lines = fill_mask(store, folder, record, question, passage, answer, top)
     console = Console()
     for line in lines:
         console.print(line)
-
-
-def find_run(store: Path, run: str) -> Path:
-    """The finished stage whose folder begins so.
-
-    Raises:
-        ConfigError: none does, or several.
-    """
-    names = sorted(path.name for path in (store / "stages").glob(f"{run}*") if (path / "stage.json").is_file())
-    if len(names) != 1:
-        every = sorted(path.name for path in (store / "stages").glob("*") if path.name.startswith(("fine", "pre")))
-        which = f"{len(names)} runs begin so" if names else "no run begins so"
-        raise ConfigError(
-            f"{run}: {which} in {store}; write one of: {', '.join(names or every) or '(none is finished)'}"
-        )
-    return store / "stages" / names[0]
 
 
 def _batch_of(corpus: Corpus, text: str, limit: int) -> Ragged:

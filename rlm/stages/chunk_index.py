@@ -2,22 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlm.config import digest, identity
-from rlm.data.chunk_pieces import ChunkPieces, encoder_special_tokens
+from rlm.data.chunk_pieces import ChunkPieces, encoder_special_tokens, own_tokens
 from rlm.data.chunks import Chunks
 from rlm.data.config import PretrainedTokenizer
 from rlm.data.documents import Documents
 from rlm.data.tokenizer import make_tokenizer, open_tokenizer
+from rlm.data.tokens import Ragged
 from rlm.errors import ConfigError
 from rlm.retrieval.chunk_encoder import ChunkEmbedder, build_chunk_encoder, write_embeddings
 from rlm.retrieval.config import Bm25, ChunkEncoderConfig, ChunkIndexConfig, PretrainedEncoder
 from rlm.retrieval.encoder import DualEncoder
-from rlm.retrieval.index import build_index
+from rlm.retrieval.index import Search, build_index, open_index
+from rlm.retrieval.neighbours import dense_search, sparse_search
 from rlm.retrieval.sparse import Bm25Index
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator, seed_everything
@@ -29,19 +32,19 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
     """Writes `index/`, the encoder and its tokenizer, and what they were made from; an interrupted run goes on."""
     documents = Documents.open(inputs["corpus"])
     chunks, index = Chunks(documents, config.chunk_tokens), folder / "index"
+    device = accelerator(context.runtime)
     keys = {"corpus": inputs["corpus"].name, "index": digest(identity(config.index))}
     if isinstance(config.index, Bm25):
-        pieces = ChunkPieces(chunks, documents.tokenizer)(0, len(chunks))
-        Bm25Index(pieces, config.index).save(index)
+        Bm25Index(own_tokens(chunks, 0, len(chunks)), config.index).save(index)
         keys["encoder"] = "none (bm25)"
     else:
         if config.encoder is None:
             raise ConfigError("the chunk index has no `encoder`; name one, or set `index: {kind: bm25}`")
         index.mkdir(exist_ok=True)
-        embedder = open_embedder(_write_encoder(folder, config.encoder, documents, context), chunks, context)
+        embedder, _ = open_embedder(_write_encoder(folder, config.encoder, documents, context), chunks, device)
         path, mark = index / "embeddings.npy", folder / "embedded.txt"
         write_embeddings(path, mark, embedder, len(chunks), context.progress)
-        build_index(config.index, np.load(path, mmap_mode="c"), accelerator(context.runtime), whole=True).save(index)
+        build_index(config.index, np.load(path, mmap_mode="c"), device, whole=True).save(index)
         mark.unlink()
         keys["encoder"] = digest(identity(config.encoder))
     described = {"chunk_tokens": config.chunk_tokens, "chunks": len(chunks), "keys": keys}
@@ -77,9 +80,26 @@ def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Document
     return finished
 
 
-def open_embedder(encoder: Path, chunks: Chunks, context: Context) -> ChunkEmbedder:
-    """Embeds chunks of any documents with the encoder of a chunk index, its folder `encoder/`."""
+def open_embedder(encoder: Path, chunks: Chunks, device: str) -> tuple[ChunkEmbedder, ChunkPieces]:
+    """Embeds chunks of any documents with the encoder of a chunk index, its folder `encoder/`; and what it reads."""
     tokenizer = open_tokenizer(encoder / "tokenizer")
     special = encoder_special_tokens(tokenizer, chunks.documents.start, chunks.documents.pad)
-    model = DualEncoder.load(encoder).to(accelerator(context.runtime))
-    return ChunkEmbedder(model, ChunkPieces(chunks, tokenizer), special)
+    pieces = ChunkPieces(chunks, tokenizer)
+    return ChunkEmbedder(DualEncoder.load(encoder).to(device), pieces, special), pieces
+
+
+def open_search(folder: Path, chunks: Chunks, device: str) -> Callable[[Ragged], Search]:
+    """The search of a finished chunk index for rows of tokens, start tokens left out.
+
+    Args:
+        folder: of the chunk index.
+        chunks: of documents with the tokenizer that the rows are of.
+        device: of encoder and index.
+    """
+    index = folder / "index"
+    if (index / "bm25.json").exists():
+        sparse = Bm25Index.open(index)
+        return lambda own: sparse_search(sparse, own)
+    dense = open_index(index, device)
+    embedder, pieces = open_embedder(folder / "encoder", chunks, device)
+    return lambda own: dense_search(dense, embedder.embed(pieces.of(own)))

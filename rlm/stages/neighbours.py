@@ -7,15 +7,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rlm.data.chunk_pieces import ChunkPieces
+from rlm.data.chunk_pieces import own_tokens
 from rlm.data.chunks import Chunks
 from rlm.data.documents import Documents
 from rlm.data.text_windows import NeighbourTokens, Part, TextWindows
 from rlm.retrieval.config import NeighboursConfig
 from rlm.retrieval.index import Search, open_index
-from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, sparse_search, write_neighbours
-from rlm.retrieval.sparse import Bm25Index
-from rlm.stages.chunk_index import describe, open_embedder
+from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, write_neighbours
+from rlm.stages.chunk_index import describe, open_search
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -43,12 +42,9 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
 
 def _queries(inputs: dict[str, Path], text: Chunks, context: Context) -> Callable[[int, int], Search]:
     """The search for consecutive chunks of the text."""
-    folder = inputs["index"] / "index"
-    if (folder / "bm25.json").exists():
-        sparse, pieces = Bm25Index.open(folder), ChunkPieces(text, text.documents.tokenizer)
-        return lambda first, last: sparse_search(sparse, pieces(first, last))
-    index = open_index(folder, accelerator(context.runtime))
-    if inputs["text"] == inputs["corpus"]:
+    folder, device = inputs["index"] / "index", accelerator(context.runtime)
+    if inputs["text"] == inputs["corpus"] and (folder / "embeddings.npy").exists():
+        index = open_index(folder, device)
 
         def stored(first: int, last: int) -> Search:
             # mapped anew each time, so that what was read does not stay in memory
@@ -56,8 +52,8 @@ def _queries(inputs: dict[str, Path], text: Chunks, context: Context) -> Callabl
             return dense_search(index, torch.from_numpy(np.array(embeddings)))
 
         return stored
-    embedder = open_embedder(inputs["index"] / "encoder", text, context)
-    return lambda first, last: dense_search(index, embedder(first, last))
+    search = open_search(inputs["index"], text, device)
+    return lambda first, last: search(own_tokens(text, first, last))
 
 
 def open_windows(

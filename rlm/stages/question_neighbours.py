@@ -1,24 +1,20 @@
 """Stage: the chunks of a retrieval corpus nearest to the questions of a split."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlm.data.chunk_pieces import encoder_special_tokens
 from rlm.data.chunks import Chunks
 from rlm.data.documents import Documents, identities
 from rlm.data.qa import read_questions
 from rlm.data.question_prompts import PassageTokens
 from rlm.data.sources import Passage
-from rlm.data.tokenizer import encode, open_tokenizer
+from rlm.data.tokenizer import encode
 from rlm.data.tokens import Ragged
-from rlm.retrieval.encoder import DualEncoder, embed_rows, embedding_copy
-from rlm.retrieval.index import Search, open_index
-from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, sparse_search, write_neighbours
-from rlm.retrieval.sparse import Bm25Index
-from rlm.stages.chunk_index import describe
+from rlm.retrieval.index import Search
+from rlm.retrieval.neighbours import NeighbourTable, Origin, write_neighbours
+from rlm.stages.chunk_index import describe, open_search
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -41,29 +37,15 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     named = [identities(Passage(question.id, "", question.question)) for question in questions]
     asked = Origin(np.arange(len(questions) + 1), np.array(named, np.uint64))  # each a document of one chunk
     searched = Origin(corpus.first, corpus.documents.identity)
-    queries = _queries(inputs["index"], [question.question for question in questions], corpus.documents, context)
+    search, own = open_search(inputs["index"], corpus, accelerator(context.runtime)), corpus.documents.tokenizer
+
+    def queries(first: int, last: int) -> Search:
+        return search(Ragged.from_rows(encode(own, [question.question for question in questions[first:last]])))
+
     k = config["passages"].k
     write_neighbours(folder, asked, searched, k, queries, keys, context.progress, name=lambda row: questions[row].id)
     table = NeighbourTable.open(folder, k)
     return {"questions": len(questions), "mean_best_score": float(table.scores[:, 0].mean(dtype=float))}
-
-
-def _queries(index: Path, questions: list[str], documents: Documents, context: Context) -> Callable[[int, int], Search]:
-    """The search for consecutive questions."""
-    folder = index / "index"
-    if (folder / "bm25.json").exists():
-        sparse, own = Bm25Index.open(folder), documents.tokenizer
-        return lambda first, last: sparse_search(sparse, Ragged.from_rows(encode(own, questions[first:last])))
-    tokenizer = open_tokenizer(index / "encoder" / "tokenizer")
-    special = encoder_special_tokens(tokenizer, documents.start, documents.pad)
-    device = accelerator(context.runtime)
-    dense, encoder = open_index(folder, device), embedding_copy(DualEncoder.load(index / "encoder").to(device))
-
-    def search(first: int, last: int) -> Search:
-        pieces = Ragged.from_rows(encode(tokenizer, questions[first:last]))
-        return dense_search(dense, embed_rows(encoder, pieces, special, encoder.config.query_tokens))
-
-    return search
 
 
 def open_passages(

@@ -29,10 +29,11 @@ def turned(vector, position):
 
 def attention(layer, vector, position, source, positions):
     """One token reads all of `source`, [width]; 0 where that is empty."""
-    queries = (layer.query.weight.double() @ vector).chunk(layer.heads)
+    queries = (layer.query.weight.double() @ vector + layer.query.bias.double()).chunk(layer.heads)
     if not len(source):
         return torch.zeros_like(vector)
-    keys, values = (source @ layer.key_value.weight.double().T).chunk(2, dim=1)
+    projected = source @ layer.key_value.weight.double().T + layer.key_value.bias.double()
+    keys, values = projected.chunk(2, dim=1)
     heads = []
     for query, key, value in zip(queries, keys.chunk(layer.heads, 1), values.chunk(layer.heads, 1), strict=True):
         key = torch.stack([turned(row, j) for row, j in zip(key, positions, strict=True)])

@@ -15,8 +15,14 @@ from rlm.data.config import (
     TrainedTokenizer,
 )
 from rlm.models.config import IctConfig, Training
-from rlm.models.retro_config import PerplexityConfig, RetroAnswerConfig, RetroConfig, RetroFinetuneConfig
-from rlm.retrieval.config import DualEncoderConfig, ScratchEncoder
+from rlm.models.retro_config import (
+    LeakageConfig,
+    PerplexityConfig,
+    RetroAnswerConfig,
+    RetroConfig,
+    RetroFinetuneConfig,
+)
+from rlm.retrieval.config import DualEncoderConfig, NeighboursConfig, ScratchEncoder
 from rlm.stages.forecast import Forecast, Machine
 from rlm.stages.stage import Stage
 
@@ -132,6 +138,15 @@ def test_cost__when_a_text_is_longer_or_more_is_read(tmp_path: Path) -> None:
     assert seconds(_perplexity(text, k=0)) < seconds(_perplexity(text, k=2)) < seconds(_perplexity(text, k=4))
 
 
+def test_cost__of_leakage_grows_with_the_pairs_compared(tmp_path: Path) -> None:
+    def seconds(entities: int, k: int) -> float:
+        config = {"neighbours": NeighboursConfig(k=k), "leakage": LeakageConfig()}
+        stage = Stage(name="leakage", config=config, inputs={"text": _documents(entities)})
+        return Forecast(tmp_path, MACHINE).cost(stage).seconds - 1
+
+    assert seconds(3000, 4) == pytest.approx(3 * seconds(1000, 4)) == pytest.approx(1.5 * seconds(1000, 8))
+
+
 def test_cost__when_answers_read_more(tmp_path: Path) -> None:
     forecast = Forecast(tmp_path, MACHINE)
 
@@ -172,7 +187,7 @@ def test_cost__when_files_are_limited(tmp_path: Path) -> None:
 def test_cost__when_the_shipped_table_is_forecast(root: Path, tmp_path: Path) -> None:
     from rlm.table import distinct_stages, load_table
 
-    shipped = ("realm_table2.yaml", "retro_neighbours.yaml", "retro_open_qa.yaml")
+    shipped = ("realm_table2.yaml", "retro_leakage.yaml", "retro_open_qa.yaml")
     realm, *retro = (root / "experiments" / name for name in shipped)
     scales = [(realm, scale) for scale in ("tiny", "small", "mini", "paper")]
     scales += [(table, scale) for table in retro for scale in ("tiny", "small", "mini")]
