@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,11 +132,13 @@ def distinct_stages(cells: Iterable[Cell]) -> dict[str, tuple[Stage, list[Cell]]
 class _TableFile:
     """The fields of a table file but for rows, trends and reported numbers."""
 
-    base: str
+    base: str | tuple[str, ...]
+    """Several are laid over one another, in this order."""
     title: str = ""
     paper: str = ""
     model: str = "realm"
-    scales: str = "scale"
+    scales: str | tuple[str, ...] = "scale"
+    """Folders, whose files of a scale are laid over one another in this order; not all need have one."""
     datasets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     columns: tuple[str, ...] = ()
@@ -173,7 +176,7 @@ def load_table(
         if name not in known:
             errors.append(f"{document.place((name,))}: {name}: no such field of a table; {nearest(name, known)}")
     plain = {name: value for name, value in document.value.items() if name in known and name not in _OTHER_FIELDS}
-    scale, overlay = _scale(path.parent / str(plain.get("scales", "scale")), scale)
+    scale, overlay = _scale([path.parent / name for name in _each(plain.get("scales", "scale"))], scale)
     for name in overlay.value:
         if name not in ("datasets", "seeds", "config"):
             errors.append(
@@ -190,13 +193,14 @@ def load_table(
         raise ConfigError("\n".join(errors))
     if file.model not in MODELS:
         raise ConfigError(f"{document.place(('model',))}: model: found `{file.model}`; {nearest(file.model, MODELS)}")
-    base_path = path.parent / file.base
-    if not base_path.is_file():
+    base_paths = [path.parent / name for name in _each(file.base)]
+    absent = [base_path for base_path in base_paths if not base_path.is_file()]
+    if absent or not base_paths:
         raise ConfigError(
-            f"{document.place(('base',))}: base: no file {base_path};"
+            f"{document.place(('base',))}: base: no file {', '.join(map(str, absent))};"
             " write its path relative to the table file's folder"
         )
-    base = merge(read_yaml(base_path), _mapping(overlay, "config", errors))
+    base = reduce(merge, [*map(read_yaml, base_paths), _mapping(overlay, "config", errors)])
     model = MODELS[file.model]
     experiments = _rows(document, base, model, parse_settings(settings), errors)
     measured = [column.name for experiment in experiments.values() for column in model.columns(experiment)]
@@ -230,15 +234,20 @@ def _mapping(document: Document, name: str, errors: list[str]) -> Document:
     return Document({}, {(): part.place(())})
 
 
-def _scale(folder: Path, scale: str | None) -> tuple[str, Document]:
-    known = [file.stem for file in folder.glob("*.yaml")]
+def _each(names: Any) -> list[str]:
+    return [str(name) for name in names] if isinstance(names, list | tuple) else [str(names)]
+
+
+def _scale(folders: list[Path], scale: str | None) -> tuple[str, Document]:
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     if scale is None:
         scale = "tiny" if "tiny" in known else ""
     if not scale:
         return "", Document({})
     if scale not in known:
-        raise ConfigError(f"--scale {scale}: no file {folder / (scale + '.yaml')}; {nearest(scale, known)}")
-    return scale, read_yaml(folder / f"{scale}.yaml")
+        raise ConfigError(f"--scale {scale}: no file {folders[0] / (scale + '.yaml')}; {nearest(scale, known)}")
+    files = [folder / f"{scale}.yaml" for folder in folders]
+    return scale, reduce(merge, [read_yaml(file) for file in files if file.is_file()])
 
 
 def _rows(document: Document, base: Document, model: Model, settings: Document, errors: list[str]) -> dict[str, Any]:

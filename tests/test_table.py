@@ -238,12 +238,35 @@ def test_check_realm__when_fields_do_not_fit_together(folder: Path, setting: str
 
 def test_load_table__when_the_shipped_tables_are_read(root: Path) -> None:
     for path in (root / "experiments").glob("*.yaml"):
-        scales = list((path.parent / yaml.safe_load(path.read_text()).get("scales", "scale")).glob("*.yaml"))
-        assert {"tiny", "small"} <= {scale.stem for scale in scales}
+        folders = yaml.safe_load(path.read_text()).get("scales", "scale")
+        folders = folders if isinstance(folders, list) else [folders]
+        scales = {scale.stem for folder in folders for scale in (path.parent / folder).glob("*.yaml")}
+        assert {"tiny", "small"} <= scales
         for scale in scales:
-            table = load_table(path, scale.stem)
+            table = load_table(path, scale)
             assert isinstance(table, AblationTable)
             assert all(MODELS[table.model].check(row) == [] for row in table.rows.values())
+
+
+def test_load_table__when_bases_and_scales_lie_over_one_another(folder: Path) -> None:
+    _edit(
+        folder / "table.yaml", "base: base/base.yaml", "base: [base/base.yaml, base/more.yaml]\nscales: [scale, over]"
+    )
+    (folder / "base" / "more.yaml").write_text("ict: {keep_sentence: 0.7}\npretrain: {candidates: 9}\n")
+    (folder / "over").mkdir()
+    (folder / "over" / "tiny.yaml").write_text("seeds: [7]\nconfig: {finetune: {passages_read: 3}}\n")
+    (folder / "over" / "other.yaml").write_text("datasets: [encyclopedia]\n")
+    table = load_table(folder / "table.yaml", "tiny", rows=["REALM"])
+    realm = table.rows["REALM"]
+    assert (realm.ict.keep_sentence, realm.finetune.passages_read, table.seeds) == (0.7, 3, (7,))
+    assert realm.pretrain.candidates == 5, "every scale lies over every base"
+    assert load_table(folder / "table.yaml", "other", rows=["REALM"]).rows["REALM"].pretrain.candidates == 9
+    (folder / "over" / "tiny.yaml").write_text("config: {finetune: {passages_reed: 3}}\n")
+    assert "over/tiny.yaml:1: finetune.passages_reed: no such field" in _errors(folder / "table.yaml")
+    _edit(folder / "table.yaml", "base/more.yaml", "base/mare.yaml")
+    assert f"base: no file {folder / 'base' / 'mare.yaml'};" in _errors(folder / "table.yaml")
+    _edit(folder / "table.yaml", "[base/base.yaml, base/mare.yaml]", "[]")
+    assert "base: no file" in _errors(folder / "table.yaml")
 
 
 # What is replaced in the table of the model with documents, by what, and the message.

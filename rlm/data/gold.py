@@ -17,7 +17,8 @@ REGEX_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str] | None:
+def compiled(pattern: str) -> re.Pattern[str] | None:
+    """A regular expression as answers are written; None, and one warning, where it is none."""
     try:
         return re.compile(pattern, REGEX_FLAGS)
     except (re.error, OverflowError, RecursionError) as error:
@@ -62,7 +63,7 @@ class GoldAnswers:
             self._strings(question, lookup) if question.answer_kind == "string" else None for question in questions
         ]
         self._patterns = {
-            row: [pattern for answer in question.answers if (pattern := _compiled(answer)) is not None]
+            row: [pattern for answer in question.answers if (pattern := compiled(answer)) is not None]
             for row, question in enumerate(questions)
             if question.answer_kind == "regex"
         }

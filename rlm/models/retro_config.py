@@ -105,6 +105,35 @@ class LeakageConfig:
     """Rising, percent of a chunk: chunks that share no more are kept; the last, 100, keeps all."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetroFinetuneConfig:
+    """Open-domain question answering over passages that were found before (section 4.3): "question: {question} \\n
+    answer: {answer}", of which the answer is trained on.
+    """
+
+    training: Training
+    k: int = 20
+    """Passages that are read beside a question, the best of those found; 0 reads none (closed book)."""
+    prompt_chunks: int = 1
+    """Chunks that a prompt fills, up to "answer:"; the last of them has the passages as its neighbours. A shorter
+    prompt is padded in front with the token that starts documents, a longer one loses its beginning.
+    """
+    passage_tokens: int | None = None
+    """Of a passage with its title; None takes two chunks, the length of a neighbour."""
+    answer_tokens: int = 32
+    """Of an answer, with the token that ends it; at most a chunk, so that all of it is predicted from the passages."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetroAnswerConfig:
+    """Answers to the questions of a split, the likeliest token each time."""
+
+    split: Literal["dev", "test"] = "dev"
+    batch_size: int = 32
+    """Questions."""
+    precision: Literal["bf16", "float32"] = "bf16"
+
+
 def attending_layers(chosen: tuple[int, ...] | Literal["all"] | None, layers: int) -> tuple[int, ...]:
     """Numbers of the layers with chunked cross-attention in a decoder of `layers`.
 

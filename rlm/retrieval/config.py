@@ -135,6 +135,16 @@ class NeighboursConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PassagesConfig:
+    """The chunks found for a question, to be read as its passages."""
+
+    k: int = 20
+    """Found for each question; whoever reads them may take fewer, the best."""
+    index: IndexConfig | Bm25 | None = None
+    """That finds them; None takes the one of the chunks' neighbours."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class IndexRefresh:
     """When and how the passage index is rebuilt during pre-training."""
 

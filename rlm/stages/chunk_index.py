@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,18 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
     described = {"chunk_tokens": config.chunk_tokens, "chunks": len(chunks), "keys": keys}
     (folder / DESCRIPTION).write_text(json.dumps(described))
     return {"chunks": len(chunks), "tokens_per_chunk": len(documents.tokens.values) / len(chunks)}
+
+
+def describe(index: Path, corpus: Path) -> dict[str, Any]:
+    """What a chunk index was made of: `chunk_tokens`, `chunks`, and `keys` by role.
+
+    Raises:
+        ValueError: it is of another corpus.
+    """
+    described: dict[str, Any] = json.loads((index / DESCRIPTION).read_text())
+    if described["keys"]["corpus"] != corpus.name:
+        raise ValueError(f"{index}: an index of {described['keys']['corpus']}, not of {corpus.name}")
+    return described
 
 
 def _write_encoder(folder: Path, config: ChunkEncoderConfig, documents: Documents, context: Context) -> Path:

@@ -95,8 +95,12 @@ def _zero_shot_recall(k: int) -> Column:
 
 def realm_measured_on(experiment: RealmExperiment, dataset: str) -> str:
     """The questions that the evaluation stages ask, in words."""
-    split = experiment.evaluate.split
-    limit = getattr(experiment.questions[dataset], f"{split}_limit")
+    return questions_in_words(experiment.questions[dataset], experiment.evaluate.split)
+
+
+def questions_in_words(questions: QuestionsConfig, split: str) -> str:
+    """Which questions of a data set are asked."""
+    limit = getattr(questions, f"{split}_limit")
     return f"the {split} split" + (f", at most its first {limit:,} questions" if limit else "")
 
 

@@ -23,6 +23,14 @@ from rlm.stages.retro_experiment import (
     retro_measured_on,
     retro_stages,
 )
+from rlm.stages.retro_qa_experiment import (
+    RetroQaExperiment,
+    check_retro_qa,
+    retro_qa_columns,
+    retro_qa_datasets,
+    retro_qa_measured_on,
+    retro_qa_stages,
+)
 from rlm.stages.stage import Stage
 
 
@@ -72,5 +80,14 @@ MODELS = {
         measured_on=retro_measured_on,
         check=check_retro,
         curves=retro_curves,
+    ),
+    "retro_qa": Model(
+        experiment=RetroQaExperiment,
+        datasets=retro_qa_datasets,
+        stages=retro_qa_stages,
+        columns=retro_qa_columns,
+        measured_on=retro_qa_measured_on,
+        check=check_retro_qa,
+        live=("exact_match",),
     ),
 }

@@ -1,6 +1,5 @@
 """Stage: the nearest chunks of a retrieval corpus for every chunk of a text."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -15,7 +14,7 @@ from rlm.data.text_windows import NeighbourTokens, Part, TextWindows
 from rlm.retrieval.config import NeighboursConfig
 from rlm.retrieval.index import Search, open_index
 from rlm.retrieval.neighbours import NeighbourTable, Origin, dense_search, write_neighbours
-from rlm.stages.chunk_index import DESCRIPTION, open_search
+from rlm.stages.chunk_index import describe, open_search
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -26,10 +25,8 @@ def run(config: NeighboursConfig, inputs: dict[str, Path], folder: Path, context
     Raises:
         ValueError: text and corpus have different tokenizers, or see `write_neighbours`.
     """
-    described = json.loads((inputs["index"] / DESCRIPTION).read_text())
+    described = describe(inputs["index"], inputs["corpus"])
     keys = {"text": inputs["text"].name, "chunk_tokens": str(described["chunk_tokens"]), **described["keys"]}
-    if described["keys"]["corpus"] != inputs["corpus"].name:
-        raise ValueError(f"{inputs['index']}: an index of {keys['corpus']}, not of {inputs['corpus'].name}")
     text, corpus = (Chunks(Documents.open(inputs[role]), described["chunk_tokens"]) for role in ("text", "corpus"))
     if text.documents.tokenizer.get_vocab() != corpus.documents.tokenizer.get_vocab():
         raise ValueError(

@@ -78,21 +78,13 @@ def _read(experiment: RetroExperiment, config: Reading) -> Reading:
     return replace(alone, fit=0.0) if isinstance(alone, RetroTrainConfig) else alone
 
 
-def retro_stages(
-    experiment: RetroExperiment, dataset: str, seed: int, content: Callable[[Any], str]
-) -> dict[str, Stage]:
-    """The stages of one cell by role; equal stages of other cells have equal keys. Arguments as of `realm_stages`.
-
-    What reads no neighbours does not depend on them: a language model is shared by rows with other corpora. Leakage is
-    measured by the row's own neighbours even there, so that rows are compared on the same chunks.
-    """
+def training_stages(experiment: RetroExperiment, seed: int, content: Callable[[Any], str]) -> dict[str, Stage]:
+    """The stages up to a trained model, by role."""
     e = experiment
-    training, evaluation = _read(e, e.train), _read(e, e.evaluate)
+    training = _read(e, e.train)
     text = documents_stage(e.training_text, e.tokenizer, content)
     corpus = text if e.corpus is None else documents_stage(e.corpus, text, content)
-    measured = documents_stage(e.evaluation_texts[dataset], text, content)
     index, neighbours = neighbours_stages(e.chunks, e.neighbours, text, corpus, content)
-    _, measured_neighbours = neighbours_stages(e.chunks, e.neighbours, measured, corpus, content)
     retrieved = {"corpus": corpus, "neighbours": neighbours}
 
     def trained(model: RetroConfig, train: RetroTrainConfig, inputs: dict[str, Stage]) -> Stage:
@@ -110,12 +102,34 @@ def retro_stages(
         fitted["base"] = trained(replace(e.model, cca_layers=()), replace(training, k=0, part="both", fit=0.0), {})
         steps = replace(training.training, steps=max(1, round(training.fit * training.training.steps)))
         training = replace(training, training=steps, fit=0.0)
-    train = trained(e.model, training, fitted)
+    return {
+        "training_text": text,
+        "corpus": corpus,
+        "index": index,
+        "neighbours": neighbours,
+        **fitted,
+        "train": trained(e.model, training, fitted),
+    }
+
+
+def retro_stages(
+    experiment: RetroExperiment, dataset: str, seed: int, content: Callable[[Any], str]
+) -> dict[str, Stage]:
+    """The stages of one cell by role; equal stages of other cells have equal keys. Arguments as of `realm_stages`.
+
+    What reads no neighbours does not depend on them: a language model is shared by rows with other corpora. Leakage is
+    measured by the row's own neighbours even there, so that rows are compared on the same chunks.
+    """
+    e = experiment
+    evaluation, stages = _read(e, e.evaluate), training_stages(e, seed, content)
+    corpus = stages["corpus"]
+    measured = documents_stage(e.evaluation_texts[dataset], stages["training_text"], content)
+    _, measured_neighbours = neighbours_stages(e.chunks, e.neighbours, measured, corpus, content)
     found = {"corpus": corpus, "neighbours": measured_neighbours} if evaluation.k else {}
     evaluate = Stage(
         name="perplexity",
         config={"model": e.model, "evaluate": evaluation},
-        inputs={"text": measured, "model": train, **found},
+        inputs={"text": measured, "model": stages["train"], **found},
     )
     leakage = Stage(
         name="leakage",
@@ -123,14 +137,9 @@ def retro_stages(
         inputs={"text": measured, "corpus": corpus, "neighbours": measured_neighbours, "perplexity": evaluate},
     )
     return {
-        "training_text": text,
-        "corpus": corpus,
+        **stages,
         "evaluation_text": measured,
-        "index": index,
-        "neighbours": neighbours,
         "evaluation_neighbours": measured_neighbours,
-        **fitted,
-        "train": train,
         "perplexity": evaluate,
         "leakage": leakage,
     }

@@ -28,6 +28,9 @@ VERSIONS = {
     "retro_train": 1,
     "perplexity": 2,
     "leakage": 1,
+    "question_neighbours": 1,
+    "retro_finetune": 1,
+    "retro_answer": 1,
 }
 
 

@@ -11,6 +11,7 @@ CHUNK_TOKENS, EMBEDDING = 64, 384
 CHUNK_ENCODER = 2.0 * 12 * 6 * EMBEDDING**2
 """Operations a token of the encoder of chunks, MiniLM's, where it is not told."""
 VOCABULARY = 8_000.0
+QUESTIONS, QUESTION_TOKENS = 3_000.0, 16.0
 DECODER = {"layers": 12, "hidden_size": 768}
 """Of a checkpoint, GPT-2's."""
 
@@ -94,8 +95,53 @@ def leakage(config: Any, tokens: Callable[[str], float]) -> Work:
     return Work(compared=compared, memory=16 * tokens("text"), disk=1e5)
 
 
+def question_neighbours(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every question is compared with every chunk of the corpus."""
+    corpus = tokens("corpus") / CHUNK_TOKENS
+    return Work(
+        encoded=QUESTIONS * QUESTION_TOKENS * CHUNK_ENCODER,
+        searched=2 * QUESTIONS * corpus * EMBEDDING,
+        memory=2 * corpus * EMBEDDING,
+        disk=12 * QUESTIONS * config["passages"]["k"],
+    )
+
+
+def retro_finetune(config: Any, tokens: Callable[[str], float]) -> Work:
+    """The decoder reads the prompt and the answer, the encoder the passages."""
+    read, (length, share) = config["finetune"], _answered(config)
+    batch = read["training"]["batch_size"] * length
+    weights, kept = _weights(config["model"])
+    return Work(
+        trained=3 * read["training"]["steps"] * batch * _operations(config["model"], share),
+        memory=16 * weights + batch * kept * (1 + share) + 3 * 4 * batch * VOCABULARY,
+        disk=28 * weights,
+    )
+
+
+def retro_answer(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every token is read once, as the cache keeps those before."""
+    length, share = _answered(config)
+    return Work(
+        encoded=QUESTIONS * length * _operations(config["model"], share),
+        memory=4 * _weights(config["model"])[0] + 2 * 4 * config["answer"]["batch_size"] * length * VOCABULARY,
+        disk=500 * QUESTIONS,
+    )
+
+
+def _answered(config: Any) -> tuple[float, float]:
+    """Tokens of a prompt with its answer, and neighbour tokens for each of them."""
+    finetune, chunk = config["finetune"], config["model"]["chunk_tokens"]
+    length = finetune["prompt_chunks"] * chunk + finetune["answer_tokens"]
+    passages = finetune["k"] * (finetune["passage_tokens"] or 2 * chunk)
+    return length, finetune["prompt_chunks"] * passages / length
+
+
 TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {
-    work.__name__: work for work in (documents, chunk_index, neighbours, retro_train, perplexity, leakage)
+    work.__name__: work
+    for work in (
+        *(documents, chunk_index, neighbours, retro_train, perplexity, leakage),
+        *(question_neighbours, retro_finetune, retro_answer),
+    )
 }
 
 

@@ -34,18 +34,23 @@ def documents_stage(
     )
 
 
-def neighbours_stages(
-    chunks: ChunkIndexConfig, neighbours: NeighboursConfig, text: Stage, corpus: Stage, content: Callable[[Any], str]
-) -> tuple[Stage, Stage]:
-    """The chunk index of a retrieval corpus, and the neighbours that the chunks of a text have in it."""
+def chunk_index_stage(chunks: ChunkIndexConfig, corpus: Stage, content: Callable[[Any], str]) -> Stage:
+    """The chunk index of a retrieval corpus."""
     encoder = None if chunks.encoder is None or isinstance(chunks.index, Bm25) else chunks.encoder.encoder
-    index = Stage(
+    return Stage(
         name="chunk_index",
         config=chunks,
         inputs={"corpus": corpus},
         seed=0 if isinstance(encoder, ScratchEncoder) else None,
         content="" if encoder is None else outside_content(encoder, content),
     )
+
+
+def neighbours_stages(
+    chunks: ChunkIndexConfig, neighbours: NeighboursConfig, text: Stage, corpus: Stage, content: Callable[[Any], str]
+) -> tuple[Stage, Stage]:
+    """The chunk index of a retrieval corpus, and the neighbours that the chunks of a text have in it."""
+    index = chunk_index_stage(chunks, corpus, content)
     inputs = {"text": text, "corpus": corpus, "index": index}
     return index, Stage(name="neighbours", config=neighbours, inputs=inputs)
 

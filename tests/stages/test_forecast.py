@@ -15,7 +15,13 @@ from rlm.data.config import (
     TrainedTokenizer,
 )
 from rlm.models.config import IctConfig, Training
-from rlm.models.retro_config import LeakageConfig, PerplexityConfig, RetroConfig
+from rlm.models.retro_config import (
+    LeakageConfig,
+    PerplexityConfig,
+    RetroAnswerConfig,
+    RetroConfig,
+    RetroFinetuneConfig,
+)
 from rlm.retrieval.config import DualEncoderConfig, NeighboursConfig, ScratchEncoder
 from rlm.stages.forecast import Forecast, Machine
 from rlm.stages.stage import Stage
@@ -141,6 +147,21 @@ def test_cost__of_leakage_grows_with_the_pairs_compared(tmp_path: Path) -> None:
     assert seconds(3000, 4) == pytest.approx(3 * seconds(1000, 4)) == pytest.approx(1.5 * seconds(1000, 8))
 
 
+def test_cost__when_answers_read_more(tmp_path: Path) -> None:
+    forecast = Forecast(tmp_path, MACHINE)
+
+    def seconds(name: str, **settings: int) -> float:
+        training = Training(steps=1000, batch_size=8, learning_rate=1e-3)
+        read = RetroFinetuneConfig(**{"training": training, **settings})
+        stage = Stage(name=name, config={"model": RetroConfig(), "finetune": read, "answer": RetroAnswerConfig()})
+        return forecast.cost(stage).seconds - 1
+
+    for name in ("retro_finetune", "retro_answer"):
+        closed, few, many = (seconds(name, k=k) for k in (0, 5, 10))
+        assert many - few == pytest.approx(few - closed) and few > closed > 0
+        assert seconds(name, k=0, prompt_chunks=2) == pytest.approx(closed * (128 + 32) / (64 + 32))
+
+
 def test_cost__when_the_documents_tell_their_tokens(tmp_path: Path) -> None:
     text = _documents(1000)
     _record(tmp_path, text, 5.0, metrics={"tokens": 1e6})
@@ -166,9 +187,10 @@ def test_cost__when_files_are_limited(tmp_path: Path) -> None:
 def test_cost__when_the_shipped_table_is_forecast(root: Path, tmp_path: Path) -> None:
     from rlm.table import distinct_stages, load_table
 
-    realm, retro = (root / "experiments" / name for name in ("realm_table2.yaml", "retro_leakage.yaml"))
+    shipped = ("realm_table2.yaml", "retro_leakage.yaml", "retro_open_qa.yaml")
+    realm, *retro = (root / "experiments" / name for name in shipped)
     scales = [(realm, scale) for scale in ("tiny", "small", "mini", "paper")]
-    scales += [(retro, scale) for scale in ("tiny", "small", "mini")]
+    scales += [(table, scale) for table in retro for scale in ("tiny", "small", "mini")]
     for path, scale in scales:
         table = load_table(path, scale)
         forecast = Forecast(tmp_path, MACHINE)
