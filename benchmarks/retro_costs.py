@@ -42,7 +42,7 @@ def scored(retro: Retro, tokens: dict[str, torch.Tensor], bf16: bool) -> float:
 
 def evaluation(options: argparse.Namespace) -> list[str]:
     lines = [
-        "| layers that attend | precision | base LM, tokens/s | 2 neighbours, tokens/s | times the base's time | allowed |",
+        "| layers that attend | precision | base LM, tokens/s | 2 neighbours | times the base's time | allowed |",
         "|---|---|--:|--:|--:|--:|",
     ]
     with_neighbours = batch(options.rows)
