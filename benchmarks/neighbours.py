@@ -131,6 +131,7 @@ def peer(options: argparse.Namespace) -> list[str]:
                     answer = theirs("neighbours", folder=name, encoder=locate(MINILM.name), bf16=bf16)
                     found["peer", bf16] = answer["seconds"]
                     found["encoder", bf16] = answer["encoder_seconds"]
+            print(f"round {turn}: {found}", flush=True)
             for what, taken in found.items():
                 rates.setdefault(what, []).extend([taken] * (turn > 0))  # the first round warms up
     lines = [

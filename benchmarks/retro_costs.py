@@ -56,6 +56,8 @@ def evaluation(options: argparse.Namespace) -> list[str]:
             found |= {layers: scored(retro, with_neighbours, bf16) for layers, retro in retros.items()}
             for name, value in found.items():
                 times.setdefault(name, []).extend([value] * (turn > 0))  # the first round warms up
+            shown = ", ".join(f"{name} {value:.2f} s" for name, value in found.items())
+            print(f"round {turn}, {'bfloat16' if bf16 else 'float32'}: {shown}", flush=True)
         for layers in retros:
             ratio = statistics.median(mine / plain for mine, plain in zip(times[layers], times["base"], strict=True))
             cells = [", ".join(map(str, layers)), "bfloat16" if bf16 else "float32"]
