@@ -82,3 +82,19 @@ def benchmarks(session: nox.Session) -> None:
     )
     for script in scripts:
         session.run("python", script, env={"PYTHONPATH": "."})
+
+
+@nox.session
+def retro_speed(session: nox.Session) -> None:
+    """RETRO's benchmarks against `retro-pytorch`, in an environment of its own (its autofaiss needs numpy 1)."""
+    install(session, "-e", ".[faiss-cpu,offline-encoder]")
+    peer = Path(session.create_tmp()) / "peer"
+    session.run("python", "-m", "venv", str(peer))
+    tested = [
+        line for line in Path("constraints.txt").read_text().split() if line.startswith(("torch=", "transformers="))
+    ]
+    session.run(str(peer / "bin" / "pip"), "install", "retro-pytorch==0.3.9", "pyarrow<21", *tested, external=True)
+    env = {"PYTHONPATH": "."}
+    python = str((peer / "bin" / "python").absolute())
+    session.run("python", "benchmarks/retro_step.py", "--peer", python, *session.posargs, env=env)
+    session.run("python", "benchmarks/neighbours.py", "peer", "--peer", python, env=env)

@@ -42,7 +42,7 @@ def scored(retro: Retro, tokens: dict[str, torch.Tensor], bf16: bool) -> float:
 
 def evaluation(options: argparse.Namespace) -> list[str]:
     lines = [
-        "| layers that attend | precision | base LM, tokens/s | 2 neighbours, tokens/s | times the base's time | allowed |",
+        "| layers that attend | precision | base LM, tokens/s | 2 neighbours | times the base's time | allowed |",
         "|---|---|--:|--:|--:|--:|",
     ]
     with_neighbours = batch(options.rows)
@@ -56,6 +56,8 @@ def evaluation(options: argparse.Namespace) -> list[str]:
             found |= {layers: scored(retro, with_neighbours, bf16) for layers, retro in retros.items()}
             for name, value in found.items():
                 times.setdefault(name, []).extend([value] * (turn > 0))  # the first round warms up
+            shown = ", ".join(f"{name} {value:.2f} s" for name, value in found.items())
+            print(f"round {turn}, {'bfloat16' if bf16 else 'float32'}: {shown}", flush=True)
         for layers in retros:
             ratio = statistics.median(mine / plain for mine, plain in zip(times[layers], times["base"], strict=True))
             cells = [", ".join(map(str, layers)), "bfloat16" if bf16 else "float32"]

@@ -10,6 +10,7 @@ nothing but the products with the weights, each as fast as one of 2,048 cubed.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -82,55 +83,59 @@ def product_rate(bf16: bool, size: int = 2_048) -> float:
     return 2 * size**3 * 4 / seconds(lambda: [left @ right for _ in range(4)])
 
 
+def table(rates: dict[tuple[str, int, bool], list[float]]) -> list[str]:
+    """Medians over the rounds, of rates in tokens/s by what, dimensions of a head and whether in bfloat16."""
+    lines = [
+        "| heads: peer, ours | ours in | ours, tokens/s | limit | share | peer, float32 | peer, bfloat16 | "
+        "ratio to the peer's float32 | wanted |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for _, head, bf16 in [key for key in rates if key[0] == "ours"]:
+        mine, limit = rates["ours", head, bf16], rates["limit", head, bf16]
+        cells = [f"8 x {head}, {WIDTH // head} x {head}", "bfloat16" if bf16 else "float32"]
+        cells += [f"{statistics.median(each):,.0f}" for each in (mine, limit)]
+        cells += [f"{statistics.median(map(float.__truediv__, mine, limit)):.2f}"]
+        theirs = [rates.get(("peer", head, which)) for which in (False, True)]
+        cells += [f"{statistics.median(each):,.0f}" if each else "" for each in theirs]
+        cells += [f"{statistics.median(map(float.__truediv__, mine, theirs[0])):.2f}" if theirs[0] else ""]
+        lines.append(f"| {' | '.join([*cells, f'{TARGETS[bf16]:.0f}'])} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="python of an environment with retro-pytorch 0.3.9")
     parser.add_argument("--rounds", type=int, default=5, help="times that all are measured, in turn")
-    parser.add_argument("--steps", type=int, default=2, help="of each measurement")
+    parser.add_argument("--steps", type=int, default=1, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--heads", type=int, nargs="+", default=[64, 32], help="dimensions of a head")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokens = batch()
-    count = tokens["ids"].numel()
+    count = tokens["ids"].numel() * options.steps
     models = {head: model(head) for head in options.heads}
     work = operations(models[options.heads[0]], tokens)
+    about = (
+        f"{date.today()}, {options.threads} threads, torch {torch.__version__}, {os.cpu_count()} cores; medians of "
+        f"{options.rounds} rounds of {options.steps} steps; {work / 1e9:,.0f} GFLOP a step"
+    )
     rates: dict[tuple[str, int, bool], list[float]] = {}
     with Peer(options.peer, options.threads) if options.peer else nullcontext() as peer:
         for turn in range(options.rounds + 1):
-            for head, ours in models.items():
-                for bf16 in (False, True):
-                    if peer:
-                        theirs = peer("step", head=head, bf16=bf16, steps=options.steps)["seconds"]
-                    mine = seconds(lambda: [step(ours, tokens, bf16) for _ in range(options.steps)])  # noqa: B023
-                    if not turn:  # the first round warms up
-                        continue
-                    if peer:
-                        rates.setdefault(("peer", head, bf16), []).append(options.steps * count / theirs)
-                    rates.setdefault(("ours", head, bf16), []).append(options.steps * count / mine)
-                    rates.setdefault(("limit", head, bf16), []).append(count * product_rate(bf16) / work)
-    lines = [
-        f"{date.today()}, {options.threads} threads, torch {torch.__version__}, {os.cpu_count()} cores; medians of "
-        f"{options.rounds} rounds of {options.steps} steps; {work / 1e9:,.0f} GFLOP a step",
-        "",
-        "| heads: peer, ours | ours in | ours, tokens/s | limit | share | peer, float32 | peer, bfloat16 | "
-        "ratio to the peer's float32 | wanted |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for head in models:
-        for bf16, target in TARGETS.items():
-            mine, limit = rates["ours", head, bf16], rates["limit", head, bf16]
-            cells = [f"8 x {head}, {WIDTH // head} x {head}", "bfloat16" if bf16 else "float32"]
-            cells += [f"{statistics.median(mine):,.0f}", f"{statistics.median(limit):,.0f}"]
-            cells += [f"{statistics.median(map(float.__truediv__, mine, limit)):.2f}"]
-            if options.peer:
-                plain = rates["peer", head, False]
-                cells += [f"{statistics.median(rates['peer', head, which]):,.0f}" for which in (False, True)]
-                cells += [f"{statistics.median(map(float.__truediv__, mine, plain)):.2f}", f"{target:.0f}"]
-            else:
-                cells += ["", "", "", ""]
-            lines.append(f"| {' | '.join(cells)} |")
+            for (head, ours), bf16 in itertools.product(models.items(), TARGETS):
+                found = {}
+                if peer:
+                    found["peer"] = count / peer("step", head=head, bf16=bf16, steps=options.steps)["seconds"]
+                found["ours"] = count / seconds(lambda: [step(ours, tokens, bf16) for _ in range(options.steps)])  # noqa: B023
+                found["limit"] = tokens["ids"].numel() * product_rate(bf16) / work
+                for what, value in found.items():
+                    rates.setdefault((what, head, bf16), []).extend([value] * (turn > 0))  # the first round warms up
+                shown = ", ".join(f"{what} {value:,.0f}" for what, value in found.items())
+                print(
+                    f"round {turn}, heads of {head}, {'bfloat16' if bf16 else 'float32'}: {shown} tokens/s", flush=True
+                )
+    lines = [about, "", *table(rates)]
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n")

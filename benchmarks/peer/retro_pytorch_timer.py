@@ -81,6 +81,8 @@ def neighbours(asked: dict, known: dict) -> dict:
     for name, array in (("chunks.dat", chunks), ("documents.dat", documents)):
         array.astype(np.int32).tofile(name)
     retrieval.MODEL = Encoder(asked["encoder"], asked["bf16"])
+    # The width given to the outer function does not reach this one.
+    width = retrieval.chunks_to_index_and_embed.__kwdefaults__["embed_dim"] = retrieval.MODEL.model.config.hidden_size
     start = time.perf_counter()
     retrieval.chunks_to_precalculated_knn_(
         num_nearest_neighbors=2,
@@ -88,7 +90,7 @@ def neighbours(asked: dict, known: dict) -> dict:
         chunk_size=64,
         chunk_memmap_path=str(Path("chunks.dat").resolve()),
         doc_ids_memmap_path="documents.dat",
-        embed_dim=retrieval.MODEL.model.config.hidden_size,
+        embed_dim=width,
         force_reprocess=True,
     )
     return {"seconds": time.perf_counter() - start, "encoder_seconds": retrieval.MODEL.seconds}

@@ -1,5 +1,6 @@
 """Causal language models that RETRO's cross-attention is put into, and what they keep while decoding."""
 
+from math import sqrt
 from typing import Any, Self
 
 import torch
@@ -32,10 +33,12 @@ def extend(cache: Cache | None, name: str, new: Tensor | None, last: int | None 
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """Normal weights of all projections and embeddings."""
+    """Normal weights of all projections and embeddings, and biases a third as large as what the weights add to."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.normal_(part.bias, std=std * sqrt(part.in_features) / 3)
 
 
 def feed_forward(width: int) -> nn.Sequential:

@@ -99,7 +99,7 @@ def test_stages__have_other_keys_when_what_they_read_changes() -> None:
         "train.part=neighbour": base,
         "evaluate.k=1": {"perplexity", "leakage"},
         "leakage.thresholds=[50.0, 100.0]": {"leakage"},
-        "model.encoder.layers=1": base,
+        "model.encoder.layers=3": base,
         "neighbours.k=6": {"neighbours", "evaluation_neighbours", *base},
         "corpus.fraction=0.1": {"corpus", "index", "neighbours", "evaluation_neighbours", *base},
         "evaluation_texts.wiki_articles.fraction=0.5": {
@@ -149,7 +149,7 @@ def test_unpack__when_packed() -> None:
 
 def test_measured_on__tells_how_much_is_read() -> None:
     assert table().measured_on("encyclopedia") == "5 % of the documents, in windows of 128 tokens, 128 apart"
-    assert table(scale="small").measured_on("wiki_recent") == "all documents, in windows of 512 tokens, 256 apart"
+    assert table(scale="small").measured_on("wiki_recent") == "all documents, in windows of 512 tokens, 384 apart"
 
 
 def test_experiment__reads_files_and_the_built_in_world() -> None:

@@ -33,7 +33,7 @@ from rlm.stages.retro_train import WEIGHTS
 from tests.stages.retro_world import CORPUS, MODEL, M, made, train, write_retro_world
 from tests.worlds import Surroundings
 
-STEPS, K = 80, 2
+STEPS, K = 60, 2
 PASSAGES = NeighboursConfig(k=4)
 FINETUNE = RetroFinetuneConfig(
     training=Training(steps=STEPS, batch_size=8, learning_rate=2e-2, warmup_steps=2, precision="float32"),
