@@ -12,17 +12,17 @@ slope of its logarithm over the length's is 1 where memory is linear, 2 where it
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.retro_step import batch, model, seconds, step
+from benchmarks.retro_step import CHUNK, batch, model, seconds, step
 from rlm.launch import FEWER_KERNELS, KEEP_FREED_MEMORY
 from rlm.models.retro import Retro
 from rlm.models.retro_config import attending_layers
@@ -32,12 +32,12 @@ TARGET = 2.2
 """Times the base language model's seconds, at most."""
 
 
-def scored(retro: Retro, tokens: dict[str, torch.Tensor], bf16: bool) -> float:
+def scored(retro: Retro, tokens: dict[str, torch.Tensor], bf16: bool, cpu: bool) -> float:
     def score() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             token_nats(retro, tokens)
 
-    return seconds(score)
+    return seconds(score, time.process_time if cpu else time.perf_counter)
 
 
 def evaluation(options: argparse.Namespace) -> list[str]:
@@ -52,8 +52,8 @@ def evaluation(options: argparse.Namespace) -> list[str]:
     for bf16 in (False, True):
         times: dict[object, list[float]] = {}
         for turn in range(options.rounds + 1):
-            found = {"base": scored(base, without, bf16)}
-            found |= {layers: scored(retro, with_neighbours, bf16) for layers, retro in retros.items()}
+            found = {"base": scored(base, without, bf16, options.cpu)}
+            found |= {layers: scored(retro, with_neighbours, bf16, options.cpu) for layers, retro in retros.items()}
             for name, value in found.items():
                 times.setdefault(name, []).extend([value] * (turn > 0))  # the first round warms up
             shown = ", ".join(f"{name} {value:.2f} s" for name, value in found.items())
@@ -66,18 +66,20 @@ def evaluation(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def peak() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def resident(what: str) -> float:
+    """`VmRSS`, resident memory now, or `VmHWM`, its peak, of this process in MB."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    return int(line.split()[1]) / 1e3
 
 
 def one_length(length: int) -> None:
-    """Prints what a step of one sequence adds to the peak of this process, in MB."""
+    """Prints what a step of one sequence adds to the resident memory of this process, at its peak, in MB."""
     retro = model(64)
-    step(retro, batch(1, 2 * 64), False)  # gradients and kernels are there before
-    before = peak()
+    step(retro, batch(1, 2 * CHUNK), False)  # gradients and kernels are there before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of imports is forgotten
+    before = resident("VmRSS")
     step(retro, batch(1, length), False)
-    print(peak() - before)
+    print(resident("VmHWM") - before)
 
 
 def memory(options: argparse.Namespace) -> list[str]:
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="windows of 512 tokens that are scored together")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1_024, 2_048, 4_096, 8_192])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine; add --threads 1")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -64,10 +64,10 @@ def step(retro: Retro, tokens: dict[str, torch.Tensor], bf16: bool) -> None:
     loss.backward()
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def operations(retro: Retro, tokens: dict[str, torch.Tensor]) -> float:
@@ -77,10 +77,10 @@ def operations(retro: Retro, tokens: dict[str, torch.Tensor]) -> float:
     return float(counter.get_total_flops())
 
 
-def product_rate(bf16: bool, size: int = 2_048) -> float:
+def product_rate(bf16: bool, clock: Callable[[], float], size: int = 2_048) -> float:
     """Operations per second of a large product."""
     left, right = torch.randn(2, size, size, dtype=torch.bfloat16 if bf16 else torch.float32)
-    return 2 * size**3 * 4 / seconds(lambda: [left @ right for _ in range(4)])
+    return 2 * size**3 * 4 / seconds(lambda: [left @ right for _ in range(4)], clock)
 
 
 def table(rates: dict[tuple[str, int, bool], list[float]]) -> list[str]:
@@ -109,9 +109,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1, help="of each measurement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--heads", type=int, nargs="+", default=[64, 32], help="dimensions of a head")
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a busy machine; with one thread only")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
+    if options.cpu and options.threads > 1:
+        parser.error("--cpu: threads that wait for each other take processor time too; add --threads 1")
     torch.set_num_threads(options.threads)
+    clock, theirs = (time.process_time, "cpu_seconds") if options.cpu else (time.perf_counter, "seconds")
     tokens = batch()
     count = tokens["ids"].numel() * options.steps
     models = {head: model(head) for head in options.heads}
@@ -119,6 +123,7 @@ def main() -> None:
     about = (
         f"{date.today()}, {options.threads} threads, torch {torch.__version__}, {os.cpu_count()} cores; medians of "
         f"{options.rounds} rounds of {options.steps} steps; {work / 1e9:,.0f} GFLOP a step"
+        f"{', processor time' if options.cpu else ''}"
     )
     rates: dict[tuple[str, int, bool], list[float]] = {}
     with Peer(options.peer, options.threads) if options.peer else nullcontext() as peer:
@@ -126,9 +131,10 @@ def main() -> None:
             for (head, ours), bf16 in itertools.product(models.items(), TARGETS):
                 found = {}
                 if peer:
-                    found["peer"] = count / peer("step", head=head, bf16=bf16, steps=options.steps)["seconds"]
-                found["ours"] = count / seconds(lambda: [step(ours, tokens, bf16) for _ in range(options.steps)])  # noqa: B023
-                found["limit"] = tokens["ids"].numel() * product_rate(bf16) / work
+                    found["peer"] = count / peer("step", head=head, bf16=bf16, steps=options.steps)[theirs]
+                mine = seconds(lambda: [step(ours, tokens, bf16) for _ in range(options.steps)], clock)  # noqa: B023
+                found["ours"] = count / mine
+                found["limit"] = tokens["ids"].numel() * product_rate(bf16, clock) / work
                 for what, value in found.items():
                     rates.setdefault((what, head, bf16), []).extend([value] * (turn > 0))  # the first round warms up
                 shown = ", ".join(f"{what} {value:,.0f}" for what, value in found.items())
