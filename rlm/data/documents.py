@@ -16,8 +16,8 @@ from rlm.data.tokenizer import encode, open_tokenizer
 from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter, token_dtype
 
 TOGETHER = 256  # documents tokenised together
-IDENTITIES = 2
-"""Of a document: by id and title, and by text. Either tells that two are the same."""
+IDENTITIES = 3
+"""Of a document: by id and title, by text, and by title. Any of them tells that two are the same."""
 
 
 def start_token(tokenizer: Any) -> int:
@@ -32,13 +32,14 @@ def start_token(tokenizer: Any) -> int:
     raise ValueError("the tokenizer has no token that starts a text (bos, cls or eos); name another under `tokenizer`")
 
 
-def identities(document: Passage) -> tuple[int, int]:
-    """A hash of id and title, and one of the text: the first 8 bytes of a SHA-1."""
-    named, text = (
+def identities(document: Passage) -> tuple[int, ...]:
+    """Hashes of id and title, of the text, and of the title: the first 8 bytes of a SHA-1. No title is like none."""
+    named = f"{document.id}\n{document.title}"
+    hashes = (
         hashlib.sha1(value.encode(), usedforsecurity=False).digest()[:8]
-        for value in (f"{document.id}\n{document.title}", document.text)
+        for value in (named, document.text, f"title\n{document.title or named}")
     )
-    return int.from_bytes(named, "little"), int.from_bytes(text, "little")
+    return tuple(int.from_bytes(each, "little") for each in hashes)
 
 
 def write_documents(folder: Path, documents: Iterable[Passage], tokenizer: Any) -> dict[str, float]:
@@ -89,7 +90,7 @@ class Documents:
     bytes: NDArray[np.int64]
     """UTF-8 bytes of each raw text."""
     identity: NDArray[np.uint64]
-    """[documents, 2]: two documents are the same where either agrees."""
+    """[documents, 3]: two documents are the same where any of them agrees."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -100,8 +100,10 @@ def training_stages(experiment: RetroExperiment, seed: int, content: Callable[[A
     if training.fit:
         # The row of the language model trains the same, and shares it.
         fitted["base"] = trained(replace(e.model, cca_layers=()), replace(training, k=0, part="both", fit=0.0), {})
-        steps = replace(training.training, steps=max(1, round(training.fit * training.training.steps)))
-        training = replace(training, training=steps, fit=0.0)
+        whole = training.training
+        steps = max(1, round(training.fit * whole.steps))
+        warmup = steps // 10 if whole.warmup_steps is None else round(training.fit * whole.warmup_steps)
+        training = replace(training, training=replace(whole, steps=steps, warmup_steps=warmup), fit=0.0)
     return {
         "training_text": text,
         "corpus": corpus,
@@ -204,11 +206,22 @@ def _layers(e: RetroExperiment) -> list[str]:
             attending_layers(e.model.cca_layers, decoder.layers)
         except ValueError as error:
             mistakes.append(f"model.cca_layers: {error}")
-    elif not isinstance(e.tokenizer, PretrainedTokenizer):
-        mistakes.append(
-            f"tokenizer.kind: found {e.tokenizer.kind}, but the decoder is a checkpoint with a vocabulary of its own;"
-            f" write {{kind: pretrained, name: {decoder.name}}}"
+    else:
+        found, own = e.tokenizer, f"{{kind: pretrained, name: {decoder.name}, revision: {decoder.revision or 'null'}}}"
+        same = isinstance(found, PretrainedTokenizer) and (found.name, found.revision) == (
+            decoder.name,
+            decoder.revision,
         )
+        if not same:
+            name = found.name if isinstance(found, PretrainedTokenizer) else found.kind
+            mistakes.append(
+                f"tokenizer: found {name}, but the decoder is a checkpoint with a vocabulary of its own; write {own}"
+            )
+        if e.evaluate.tokens > e.train.tokens:
+            mistakes.append(
+                f"evaluate.tokens: {e.evaluate.tokens}, but a decoder of a checkpoint may not have positions for more"
+                f" than train.tokens, {e.train.tokens}; write at most that"
+            )
     for name, width, heads, layers in shapes:
         if layers < 1:
             mistakes.append(f"{name}.layers: found {layers}; write at least 1")

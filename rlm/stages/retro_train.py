@@ -25,6 +25,9 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     if "base" in inputs:
         base = load_retro(replace(model_config, cca_layers=()), vocab_size, inputs["base"] / WEIGHTS)
         model.decoder = base.decoder.requires_grad_(False)
+    positions = model.decoder.positions
+    if positions is not None and train.tokens > positions:
+        raise ValueError(f"train.tokens: {train.tokens}, but the decoder has {positions} positions; write at most that")
     batches = TextBatches(windows, train.training.batch_size, context.seed)
     metrics = fit(RetroTraining(model, train.training), batches, train.training, folder, context)
     save_retro(model, folder / WEIGHTS)

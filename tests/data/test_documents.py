@@ -53,12 +53,21 @@ def test_documents__reads_back_what_was_written(tokenizer, tmp_path: Path) -> No
     assert again.tokens.values.tolist() == documents.tokens.values.tolist()
 
 
-def test_documents__are_the_same_by_id_and_title_or_by_text(tokenizer, tmp_path: Path) -> None:
-    rows = [("a", "A", "one"), ("a", "A", "two"), ("b", "B", "one"), ("a", "B", "three"), ("c", "C", "four")]
+def test_documents__are_the_same_by_text_or_by_title(tokenizer, tmp_path: Path) -> None:
+    rows = [
+        ("a", "A", "one"),
+        ("a", "A", "two"),
+        ("b", "B", "one"),
+        ("a", "B", "three"),
+        ("c", "C", "four"),
+        ("d", "", "five"),
+        ("e", "", "six"),
+        ("d", "", "seven"),
+    ]
     write_documents(tmp_path, [Passage(*row) for row in rows], tokenizer)
     identity = Documents.open(tmp_path).identity
-    same = [[bool((identity[i] == identity[j]).any()) for j in range(5)] for i in range(5)]
-    expected = [[a[:2] == b[:2] or a[2] == b[2] for b in rows] for a in rows]
+    same = [[bool((identity[i] == identity[j]).any()) for j in range(8)] for i in range(8)]
+    expected = [[a[2] == b[2] or a[1] == b[1] != "" or a[:2] == b[:2] for b in rows] for a in rows]
     assert same == expected
 
 

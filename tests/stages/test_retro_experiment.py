@@ -17,7 +17,7 @@ from rlm.table import AblationTable, distinct_stages, load_table
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TABLE = EXPERIMENTS / "retro_neighbours.yaml"
-EVALUATED = ("Off", "1 neighbour", "2 neighbours", "4 neighbours")
+EVALUATED = ("Off", "1 neighbour", "2 neighbours", "4 neighbours", "8 neighbours")
 
 
 def table(*settings: str, scale: str = "tiny", **options) -> AblationTable:
@@ -34,15 +34,15 @@ def keys(*settings: str, content=lambda source: "", scale: str = "tiny") -> dict
 
 
 FROZEN = {
-    "training_text": "documents-b34e992e31af70e9",
-    "corpus": "documents-c1a31c4398f6a043",
-    "evaluation_text": "documents-a418bccfca6a5518",
-    "index": "chunk_index-0244f9333a82a1cd",
-    "neighbours": "neighbours-a2617c12f4668b77",
-    "evaluation_neighbours": "neighbours-0d7e01830a34d292",
-    "train": "retro_train-a925573fced93792",
-    "perplexity": "perplexity-4fa4cf46653eebaf",
-    "leakage": "leakage-31c0332f7cd5b045",
+    "training_text": "documents-c79b4033047f3dad",
+    "corpus": "documents-d9c837b1e4d1f1ee",
+    "evaluation_text": "documents-71580206c1b13ce6",
+    "index": "chunk_index-f177a5ec76a4cc5f",
+    "neighbours": "neighbours-bcc9d75a108cbd01",
+    "evaluation_neighbours": "neighbours-f1fc36224dd80ccc",
+    "train": "retro_train-ab0fb884e3f228f1",
+    "perplexity": "perplexity-763b798559e3cbbc",
+    "leakage": "leakage-f301d921057c812c",
 }
 
 
@@ -66,14 +66,14 @@ def test_distinct_stages__when_rows_share_a_model() -> None:
     names = [stage.name for stage, _ in distinct_stages(rows.values()).values()]
     assert {name: names.count(name) for name in names} == {
         **{"documents": 3, "chunk_index": 1, "neighbours": 2},
-        **{"retro_train": 4, "perplexity": 7},
+        **{"retro_train": 4, "perplexity": 8},
     }
     assert len({rows[row].stages["train"].key for row in EVALUATED}) == 1
     assert len({rows[row].stages["perplexity"].key for row in EVALUATED}) == len(EVALUATED)
 
 
 def test_stages__of_a_language_model_do_not_depend_on_the_corpus() -> None:
-    one, other = (cells(f"neighbours.k={k}", "corpus.fraction=0.5")["Base LM"] for k in (4, 8))
+    one, other = (cells(f"neighbours.k={k}", "corpus.fraction=0.5")["Base LM"] for k in (8, 9))
     plain = cells()["Base LM"]
     assert one.stages["perplexity"].key == other.stages["perplexity"].key == plain.stages["perplexity"].key
     assert {stage.name for stage in plain.needed().values()} == {"documents", "retro_train", "perplexity"}
@@ -100,7 +100,7 @@ def test_stages__have_other_keys_when_what_they_read_changes() -> None:
         "evaluate.k=1": {"perplexity", "leakage"},
         "leakage.thresholds=[50.0, 100.0]": {"leakage"},
         "model.encoder.layers=3": base,
-        "neighbours.k=6": {"neighbours", "evaluation_neighbours", *base},
+        "neighbours.k=9": {"neighbours", "evaluation_neighbours", *base},
         "corpus.fraction=0.1": {"corpus", "index", "neighbours", "evaluation_neighbours", *base},
         "evaluation_texts.wiki_articles.fraction=0.5": {
             "evaluation_text",
@@ -141,6 +141,52 @@ def test_stages__of_a_fitted_model_begin_with_the_language_model() -> None:
     assert rows["Off"].stages["train"].key == fitted.key, "Off is the fitted model, whose decoder is the language model"
 
 
+@pytest.mark.parametrize(
+    "settings, found",
+    {
+        (
+            "tokenizer={kind: pretrained, name: a}",
+            "model.decoder={kind: pretrained, name: b}",
+        ): "tokenizer: found a, but",
+        (
+            "tokenizer={kind: pretrained, name: a}",
+            "model.decoder={kind: pretrained, name: a}",
+            "evaluate.tokens=256",
+        ): "evaluate.tokens: 256, but a decoder of a checkpoint",
+    }.items(),
+)
+def test_check_retro__when_a_checkpoint_does_not_fit(settings: tuple[str, ...], found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        table(*settings)
+
+
+def test_stages__of_a_short_fit_warm_up_in_proportion() -> None:
+    fit = cells("train.fit=0.03", "train.training.steps=1000", "train.training.warmup_steps=100")["2 neighbours"]
+    training = fit.stages["train"].config["train"].training
+    assert (training.steps, training.warmup_steps) == (30, 3)
+
+
+def test_corpora__are_shares_of_the_corpus_of_the_scale() -> None:
+    path = TABLE.with_name("retro_corpus.yaml")
+    for scale in ("tiny", "small", "mini"):
+        rows = load_table(path, scale).rows
+        shares = {row: (e.corpus.part[1] - e.corpus.part[0]) * e.corpus.fraction for row, e in rows.items()}
+        whole = shares["100 % of the corpus"]
+        assert shares["1 % of the corpus"] == pytest.approx(whole / 100), scale
+        assert shares["10 % of the corpus"] == pytest.approx(whole / 10), scale
+
+
+def test_corpus__holds_no_text_that_is_evaluated_on() -> None:
+    experiment = table(scale="small").rows["Off"]
+    measured = {
+        file
+        for text in experiment.evaluation_texts.values()
+        if isinstance(text.source, FilesSource)
+        for file in text.source.files
+    }
+    assert measured <= set(experiment.corpus.exclude.files)
+
+
 def test_unpack__when_packed() -> None:
     for cell in cells().values():
         stage = cell.stages["perplexity"]
@@ -172,13 +218,13 @@ MISTAKES = {
     "evaluate.batch_size=0": "evaluate.batch_size: found 0; write at least 1",
     "neighbours.k=0": "neighbours.k: found 0; write at least 1",
     "train.fit=-1": "train.fit: found -1",
-    "train.k=5": "train.k: reads 5 neighbours, of 4 computed; raise neighbours.k",
+    "train.k=9": "train.k: reads 9 neighbours, of 8 computed; raise neighbours.k",
     "evaluate.k=-1": "evaluate.k: found -1; write 0 (none) or more",
     "model.cca_layers=[4]": "model.cca_layers: cca_layers names [4], but the decoder's layers are 1 to 3",
     "model.decoder.hidden_size=100": "model.decoder.hidden_size: 100 is no multiple of 2 * heads (4)",
     "model.encoder.layers=0": "model.encoder.layers: found 0; write at least 1",
-    "model.decoder={kind: pretrained, name: gpt2}": "tokenizer.kind: found trained_bytes, but the decoder is a"
-    " checkpoint with a vocabulary of its own; write {kind: pretrained, name: gpt2}",
+    "model.decoder={kind: pretrained, name: gpt2}": "tokenizer: found trained_bytes, but the decoder is a checkpoint with"
+    " a vocabulary of its own; write {kind: pretrained, name: gpt2, revision: null}",
     "leakage.thresholds=[12.5, 50]": "leakage.thresholds: found [12.5, 50.0]; write rising percentages above 0, the last",
     "leakage.thresholds=[50, 25, 100]": "leakage.thresholds: found [50.0, 25.0, 100.0]; write rising",
     "leakage.thresholds=[0, 100]": "leakage.thresholds: found [0.0, 100.0]; write rising",
