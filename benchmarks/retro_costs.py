@@ -11,6 +11,7 @@ slope of its logarithm over the length's is 1 where memory is linear, 2 where it
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import subprocess
@@ -76,6 +77,7 @@ def one_length(length: int) -> None:
     """Prints what a step of one sequence adds to the resident memory of this process, at its peak, in MB."""
     retro = model(64)
     step(retro, batch(1, 2 * CHUNK), False)  # gradients and kernels are there before
+    ctypes.CDLL(None).malloc_trim(0)  # what that step left free would be used again, and not be counted
     Path("/proc/self/clear_refs").write_text("5")  # the peak of imports is forgotten
     before = resident("VmRSS")
     step(retro, batch(1, length), False)
