@@ -67,12 +67,12 @@ def search(passages: int, queries: int, device: torch.device) -> str:
     return f"| {passages:,} x 128 | {queries} | {1e3 * took:.1f} ms | {1e3 * least:.1f} ms | {took / least:.1f} |"
 
 
-def rows(options: argparse.Namespace) -> str:
+def rows(options: argparse.Namespace, table: Path = TABLE) -> str:
     """`rlm run`, interrupted as Ctrl-C does when the time is over, then `rlm table`."""
     chosen = ["--scale", options.scale, "--store", str(options.store), "--rows", options.rows]
     chosen += [argument for setting in options.set for argument in ("--set", setting)]
     chosen += ["--data", str(options.data)] if options.data else []
-    run = subprocess.Popen([sys.executable, "-m", "rlm", "run", str(TABLE), *chosen], start_new_session=True)
+    run = subprocess.Popen([sys.executable, "-m", "rlm", "run", str(table), *chosen], start_new_session=True)
     try:
         run.wait(60 * options.minutes)
     except subprocess.TimeoutExpired:
@@ -80,8 +80,8 @@ def rows(options: argparse.Namespace) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.wait(60)
         run.kill()
-    table = [sys.executable, "-m", "rlm", "table", str(TABLE), *chosen]
-    return subprocess.run(table, check=True, capture_output=True, text=True).stdout
+    printed = [sys.executable, "-m", "rlm", "table", str(table), *chosen]
+    return subprocess.run(printed, check=True, capture_output=True, text=True).stdout
 
 
 def main() -> None:
