@@ -145,6 +145,39 @@ def test_batch__is_what_retro_reads(text: Documents, corpus: Documents, part: st
     assert retro.cross_attentions[0].attention.output.weight.grad.abs().max() > 0
 
 
+def test_batch__of_documents_of_two_lengths_keeps_pads_and_the_other_document_out_of_retro(
+    text: Documents, corpus: Documents
+) -> None:
+    """Outputs of real tokens read no pads and no neighbours of their chunks, and no other document."""
+    batch = TextWindows(Chunks(text, M), 40, neighbours=neighbours(text, corpus, "both")).batch(np.array([6, 9]))
+    ids, found, real = batch["ids"], Neighbours(batch["neighbour_ids"], batch["neighbour_mask"]), batch["mask"]
+    assert real.sum(dim=1).tolist() == [32, 17], "the shorter ends within a chunk"
+    vocab_size = max(text.vocab_size, corpus.vocab_size)
+    decoder = ScratchDecoder(layers=3, hidden_size=16, heads=2, initial_std=0.3)
+    encoder = NeighbourEncoderConfig(hidden_size=16, heads=2)
+    torch.manual_seed(0)
+    config = RetroConfig(decoder=decoder, encoder=encoder, chunk_tokens=M, cca_layers=(2, 3), initial_std=0.3)
+    retro = build_retro(config, vocab_size)
+    for cross in retro.cross_attentions:
+        torch.nn.init.normal_(cross.attention.output.weight, std=0.5)
+
+    @torch.no_grad()
+    def change(ids: torch.Tensor, other: Neighbours) -> torch.Tensor:
+        return (retro(ids, other) - retro(batch["ids"], found)).abs().amax(dim=2)
+
+    pads = torch.where(real, ids, torch.randint(5, vocab_size, ids.shape))
+    ended = (batch["chunks"] >= 0)[:, :, None, None]
+    rubbish = torch.where(ended, found.ids, torch.randint(5, vocab_size, found.ids.shape))
+    for changed in (change(pads, found), change(ids, Neighbours(rubbish, found.mask | ~ended))):
+        assert changed[real].max() < 1e-5
+        assert changed[1, 20:].min() > 1e-3
+    last = ids.clone()
+    last[1, 15:17] = (last[1, 15:17] + 1) % vocab_size
+    changed = change(last, found)
+    assert changed[0].max() < 1e-5 and changed[1, :15].max() < 1e-5
+    assert changed[1, 15:17].min() > 1e-3
+
+
 def test_windows__without_neighbours_have_none(text: Documents) -> None:
     batch = TextWindows(Chunks(text, 1), 16).batch(np.arange(3))
     assert not [name for name in batch if name.startswith("neighbour")]

@@ -1,5 +1,9 @@
 """Training RETRO as a stage: killed and started again, fitted to a GPT-2, and beside the language model it shares."""
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,9 +26,18 @@ def world(tmp_path_factory):
     return write_retro_world(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(autouse=True)
-def every_step(monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
+@pytest.fixture(autouse=True, scope="module")
+def every_step():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "LOG_EVERY", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, every_step, tmp_path_factory):
+    """Folder and context of a run that nothing stopped."""
+    context = Surroundings()
+    return train(tmp_path_factory.mktemp("whole"), world.training, context=context), context
 
 
 def losses(context):
@@ -40,21 +53,52 @@ class Stops(Surroundings):
             raise RuntimeError("killed")
 
 
-def test_run__ends_with_the_same_bits_when_it_was_killed(world, tmp_path) -> None:
-    undisturbed, again = Surroundings(), Surroundings()
-    whole = train(tmp_path / "whole", world.training, context=undisturbed)
+KILLED_PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from tests.stages.retro_world import train
+
+folder, *inputs = map(Path, sys.argv[1:])
+save, saved = torch.save, []
+
+def save_half(checkpoint, path):
+    save(checkpoint, path)
+    saved.append(path)
+    if len(saved) == 5:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save = save_half
+train(folder, dict(zip(("text", "corpus", "neighbours"), inputs, strict=True)))
+"""
+
+
+def raise_in_step_9(world, root, folder) -> None:
     with pytest.raises(RuntimeError, match="killed"):
-        train(tmp_path / "killed", world.training, context=Stops())
-    killed = train(tmp_path / "killed", world.training, context=again)
+        train(folder, world.training, context=Stops())
+
+
+def kill_in_the_checkpoint_of_step_10(world, root, folder) -> None:
+    inputs = [str(world.training[name]) for name in ("text", "corpus", "neighbours")]
+    command = [sys.executable, "-c", KILLED_PROGRAM, str(folder), *inputs]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": "."})
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "last.ckpt.tmp"}
+
+
+@pytest.mark.parametrize("stop", [raise_in_step_9, kill_in_the_checkpoint_of_step_10])
+def test_run__ends_with_the_same_bits_when_it_was_killed(world, undisturbed, root, tmp_path, stop) -> None:
+    (whole, first), again = undisturbed, Surroundings()
+    stop(world, root, tmp_path)
+    killed = train(tmp_path, world.training, context=again)
     assert again.shown[0] == (9, STEPS), "it went on from the checkpoint of step 8"
     assert (killed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    assert losses(again) == {step: loss for step, loss in losses(undisturbed).items() if step >= 8}
+    assert losses(again) == {step: loss for step, loss in losses(first).items() if step >= 8}
 
 
-def test_run__learns(world, tmp_path) -> None:
-    context = Surroundings()
-    train(tmp_path / "run", world.training, context=context)
-    found = losses(context)
+def test_run__learns(undisturbed) -> None:
+    found = losses(undisturbed[1])
     assert found[STEPS - 1] < 0.9 * found[0]
 
 
