@@ -228,7 +228,7 @@ class Datastore:
                 if whole and _checksum(path)[1] != expected[name]:
                     raise ValueError(f"{path}: damaged (another checksum); delete {folder} and write it again")
             shards.append(
-                Shard(*(np.memmap(path, dtypes[name], "r", shape=shapes[name]) for name, path in paths.items()))
+                Shard(*(np.memmap(path, dtypes[name], "c", shape=shapes[name]) for name, path in paths.items()))
             )
         return cls(shards, [found], vocab_size)
 
