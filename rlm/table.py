@@ -49,8 +49,7 @@ class Cell:
                 ordered[stage.key] = stage
 
         for role in self.leaves:
-            if role in self.stages:
-                add(self.stages[role])
+            add(self.stages[role])
         return ordered
 
 
@@ -81,6 +80,11 @@ class AblationTable:
         """Name of its reports' files: other data sets do not overwrite those of the table."""
         return "-".join([self.scale or "table", *self.chosen])
 
+    @property
+    def columns_read(self) -> list[str]:
+        """Columns that are shown or that trends are about."""
+        return list(dict.fromkeys([*self.columns, *(trend.column for trend in self.trends)]))
+
     def column(self, name: str) -> Column:
         """What a column means, which all rows measure."""
         of_rows = [
@@ -103,19 +107,15 @@ class AblationTable:
         Args:
             content: digest of the files that a source reads from outside the store.
         """
-        model = MODELS[self.model]
-        return [
-            Cell(
-                row=row,
-                dataset=dataset,
-                seed=seed,
-                stages=model.stages(experiment, dataset, seed, content),
-                leaves=model.leaves,
-            )
-            for row, experiment in self.rows.items()
-            for dataset in self.datasets
-            for seed in self.seeds
-        ]
+        read = {self.column(name).role for name in self.columns_read}
+        cells = []
+        for row, experiment in self.rows.items():
+            for dataset in self.datasets:
+                for seed in self.seeds:
+                    stages = MODELS[self.model].stages(experiment, dataset, seed, content)
+                    leaves = tuple(role for role in stages if role in read)
+                    cells.append(Cell(row=row, dataset=dataset, seed=seed, stages=stages, leaves=leaves))
+        return cells
 
 
 def distinct_stages(cells: Iterable[Cell]) -> dict[str, tuple[Stage, list[Cell]]]:

@@ -280,6 +280,19 @@ def test_load_table__when_the_model_is_another(tmp_path: Path, monkeypatch: pyte
     assert {name: names.count(name) for name in names} == {"fake_text": 2, "fake_train": 6, "fake_perplexity": 12}
 
 
+def test_cells__need_what_the_columns_and_trends_read(folder: Path) -> None:
+    def roles() -> set[str]:
+        return {role for cell in load_table(folder / "table.yaml").cells(_no_content) for role in cell.leaves}
+
+    assert roles() == {"zero_shot", "evaluate"}
+    _edit(folder / "table.yaml", "[exact_match, zero_shot_recall@5]", "[zero_shot_recall@5]")
+    assert roles() == {"zero_shot", "evaluate"}, "of a trend"
+    _edit(folder / "table.yaml", "- exact_match: REALM", "- zero_shot_recall@5: REALM")
+    cells = load_table(folder / "table.yaml").cells(_no_content)
+    assert all(cell.leaves == ("zero_shot",) for cell in cells)
+    assert not {"finetune", "evaluate"} & {stage.name for stage, _ in distinct_stages(cells).values()}
+
+
 def test_load_table__when_no_column_is_named_the_model_s_first_is_shown(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

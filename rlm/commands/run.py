@@ -78,7 +78,7 @@ def _view(plan: Plan) -> LiveView | PlainView:
             keys = rows.setdefault(cell.row, {}).setdefault(role, [])
             if key not in keys:
                 keys.append(key)
-    results = {cell.stages[role].key for cell in plan.cells for role in cell.leaves if role in cell.stages}
+    results = {cell.stages[role].key for cell in plan.cells for role in cell.leaves}
     return LiveView(plan.stages, labels, set(plan.finished), rows, results, order)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlm.data.documents import Documents
+from rlm.data.tokenizer import token_bytes
 
 
 class Chunks:
@@ -43,6 +44,20 @@ class Chunks:
         """Where each chunk, or the last of `count` from it on, ends: at most where its document does."""
         end = self.documents.tokens.offsets[self.document_of(chunks) + 1]
         return np.minimum(self.starts(chunks) + count * self.chunk_tokens, end)
+
+    def bytes(self) -> NDArray[np.float64]:
+        """UTF-8 bytes of the raw text of every chunk, [chunks]; those of a document add up to its own.
+
+        A document's bytes are split in proportion to the bytes of its tokens, which is exact where a byte-level
+        tokenizer leaves text as it is; with other tokenizers, in proportion to its tokens. A start token has none.
+        """
+        tokens, numbers = self.documents.tokens, np.arange(len(self))
+        sizes = token_bytes(self.documents.tokenizer)[tokens.values]
+        sizes[tokens.offsets[:-1]] = 0
+        of_chunks = np.add.reduceat(sizes, self.starts(numbers))
+        of_documents = np.add.reduceat(of_chunks, self.first[:-1])
+        document = self.document_of(numbers)
+        return self.documents.bytes[document] * of_chunks / of_documents[document]
 
     def take(self, chunks: NDArray[np.int64], count: int = 1) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Tokens of chunks and of those that follow, never of the next document.

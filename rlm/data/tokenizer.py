@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers.decoders import ByteLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlm.config import identity
@@ -97,3 +100,15 @@ def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
         texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
     )["input_ids"]
     return found
+
+
+def token_bytes(tokenizer: Any) -> NDArray[np.int64]:
+    """Bytes of text that each token stands for, [vocabulary]; 1 for all where they are not of a byte-level tokenizer,
+    whose every character stands for a byte."""
+    vocabulary = tokenizer.get_vocab()
+    sizes = np.ones(max(vocabulary.values()) + 1, np.int64)
+    if isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel):
+        sizes[list(vocabulary.values())] = [len(piece) for piece in vocabulary]
+        for number, added in tokenizer.added_tokens_decoder.items():  # as they stand in the text
+            sizes[number] = len(added.content.encode())
+    return sizes

@@ -97,6 +97,14 @@ class PerplexityConfig:
     precision: Literal["bf16", "float32"] = "bf16"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeakageConfig:
+    """The leakage filter (section 2.6): chunks by the longest run of tokens that they share with a neighbour."""
+
+    thresholds: tuple[float, ...] = (12.5, 25.0, 37.5, 50.0, 75.0, 100.0)
+    """Rising, percent of a chunk: chunks that share no more are kept; the last, 100, keeps all."""
+
+
 def attending_layers(chosen: tuple[int, ...] | Literal["all"] | None, layers: int) -> tuple[int, ...]:
     """Numbers of the layers with chunked cross-attention in a decoder of `layers`.
 

@@ -18,7 +18,7 @@ POINTS = 150
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A figure over steps, averaged over seeds."""
+    """A figure over steps, or over another number, averaged over seeds."""
 
     rows: tuple[str, ...]
     """All rows that share the stages it comes from."""

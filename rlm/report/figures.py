@@ -7,9 +7,9 @@ import numpy as np
 
 from rlm.report.content import Grid
 from rlm.report.curves import Curve, curves, trained_stages
-from rlm.report.plots import Bar, Panel, bars, lines
+from rlm.report.plots import Axis, Bar, Panel, bars, lines
 from rlm.report.summary import Summary
-from rlm.stages.columns import Column, Logged, Plot
+from rlm.stages.columns import Column, ColumnCurve, Logged, Plot
 from rlm.stages.models import MODELS
 
 _STEPS_SHOWN = 12
@@ -35,6 +35,8 @@ def figures(summary: Summary) -> Iterator[Drawn]:
         suffix = f" on {dataset}" if len(table.datasets) > 1 else ""
         for column in columns:
             yield from _bars(summary, dataset, column, suffix)
+        for curve in MODELS[table.model].curves(next(iter(table.rows.values()))):
+            yield from _over_number(summary, dataset, curve, suffix)
         for column in columns:
             if column.over_steps is not None:
                 yield from _lines(summary, dataset, column.over_steps, suffix)
@@ -101,15 +103,41 @@ def _bars(summary: Summary, dataset: str, column: Column, suffix: str) -> Iterat
     )
 
 
+def _over_number(summary: Summary, dataset: str, curve: ColumnCurve, suffix: str) -> Iterator[Drawn]:
+    """What the rows measure in the table's columns of the curve."""
+    points = [(number, summary.table.column(name)) for number, name in curve.points if name in summary.table.columns]
+    drawn, shown = [], []
+    for row in summary.table.rows:
+        found = [
+            (number, column, estimate)
+            for number, column in points
+            if (estimate := summary.estimates.get((row, dataset, column.name))) is not None
+        ]
+        if len(found) > 1:
+            numbers, means = ([number for number, _, _ in found], [estimate.mean for _, _, estimate in found])
+            drawn.append(Curve((row,), np.array(numbers), np.array(means)))
+            at = {number: column.shown(estimate.mean) for number, column, estimate in found}
+            shown.append([row, *(at.get(number, "") for number, _ in points)])
+    if drawn:
+        panel = Panel(points[0][1].unit or points[0][1].label, drawn, marked=True)
+        values = Grid(
+            f"{panel.title} over the {curve.x_label}", ["row", *(f"{number:g}" for number, _ in points)], shown
+        )
+        axis = Axis(curve.x_label, whole=False, log2=curve.log2)
+        yield _drawn(summary, curve.title + suffix, [panel], [values], axis)
+
+
 def _lines(summary: Summary, dataset: str, plot: Plot, suffix: str) -> Iterator[Drawn]:
-    title = plot.title + suffix
     panels = [
         Panel(logged.title, found, logged.marked)
         for logged in plot.panels
         if (found := curves(summary, dataset, logged.stage, logged.metric))
     ]
-    if not panels:
-        return
+    if panels:
+        yield _drawn(summary, plot.title + suffix, panels, [_values(panel) for panel in panels], Axis())
+
+
+def _drawn(summary: Summary, title: str, panels: list[Panel], values: list[Grid], axis: Axis) -> Drawn:
     order = list(summary.table.rows)
     sharing = dict.fromkeys(curve.rows for panel in panels for curve in panel.curves)
     described = [
@@ -117,11 +145,11 @@ def _lines(summary: Summary, dataset: str, plot: Plot, suffix: str) -> Iterator[
         for panel in panels
         for curve in panel.curves
     ]
-    yield Drawn(
+    return Drawn(
         title=title,
-        svg=lines(panels, order, title, "; ".join(described), _prefix(title)),
+        svg=lines(panels, order, title, "; ".join(described), _prefix(title), axis),
         caption="Mean over seeds." if len(summary.table.seeds) > 1 else "",
-        values=[_values(panel) for panel in panels],
+        values=values,
         legend=sorted(
             (order.index(rows[0]), "all rows" if rows == tuple(order) else "; ".join(rows)) for rows in sharing
         ),

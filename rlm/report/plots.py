@@ -45,6 +45,17 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class Axis:
+    """What curves are over."""
+
+    label: str = "optimizer step"
+    whole: bool = True
+    """Whether it counts something."""
+    log2: bool = False
+    """Whether doublings are equally far apart; then the curves' own points are marked on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """Curves on common axes."""
 
@@ -80,8 +91,8 @@ def bars(bars: Sequence[Bar], column: Column, title: str, description: str, pref
     return _svg(draw, 0.75 + 0.5 * len(bars), title, description, prefix)
 
 
-def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description: str, prefix: str) -> str:
-    """Panels under each other, with common steps; `order` are the table's rows, which give the colours."""
+def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description: str, prefix: str, axis: Axis) -> str:
+    """Panels under each other, over the same; `order` are the table's rows, which give the colours."""
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -99,8 +110,12 @@ def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description
                 )
             axes.set_title(panel.title, loc="left")
             axes.margins(x=0.02)
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        grid[-1].set_xlabel("optimizer step")
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=axis.whole))
+            if axis.log2:
+                axes.set_xscale("log", base=2)
+                points = sorted({point for curve in panel.curves for point in curve.steps.tolist()})
+                axes.set_xticks(points, [f"{point:g}" for point in points])
+        grid[-1].set_xlabel(axis.label)
 
     return _svg(draw, 0.5 + 1.75 * len(panels), title, description, prefix)
 

@@ -117,7 +117,7 @@ def read_results(table: AblationTable, cells: list[Cell], store: Path) -> Result
         absent = _absent(cell, results.finished)
         if absent:
             results.missing.setdefault((cell.row, cell.dataset), {})[cell.seed] = absent
-    for name in dict.fromkeys([*table.columns, *(trend.column for trend in table.trends)]):
+    for name in table.columns_read:
         column = table.column(name)
         for row in table.rows:
             for dataset in table.datasets:
@@ -142,7 +142,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _absent(cell: Cell, finished: Container[str]) -> list[str]:
     """Roles that are still to be computed for the cell's unfinished leaves."""
     roles = {stage.key: role for role, stage in reversed(cell.stages.items())}
-    unfinished = [role for role in cell.leaves if role in cell.stages and cell.stages[role].key not in finished]
+    unfinished = [role for role in cell.leaves if cell.stages[role].key not in finished]
     needed = Cell(
         row=cell.row, dataset=cell.dataset, seed=cell.seed, stages=cell.stages, leaves=tuple(unfinished)
     ).needed()
@@ -158,7 +158,10 @@ def _scores(column: Column, cells: list[Cell], results: Results, store: Path) ->
             continue
         path = stage_folder(store, stage) / column.file
         units, values, weights = _measured(path, path.stat().st_mtime_ns, column)
-        recorded = record["metrics"][column.name]
+        recorded = record["metrics"].get(column.name)
+        if recorded is None:  # a filter kept nothing
+            results.notes.append(f"{cell.row} on {cell.dataset}: nothing to measure {column.label} on")
+            continue
         if not weights.sum() > 0 or not isclose(
             Sample(values[None], weights[None], column.aggregate).by_seed()[0], recorded, rel_tol=1e-6, abs_tol=1e-6
         ):

@@ -80,7 +80,8 @@ def _pair(results: Results, dataset: str, trend: Trend, first: str, second: str)
     pair = Pair(first, second, trend.relation, None)
     ours, theirs = (results.scores.get((row, dataset, trend.column)) for row in (first, second))
     if ours is None or theirs is None:
-        return replace(pair, reason="not finished")
+        unfinished = any((row, dataset) in results.missing for row in (first, second))
+        return replace(pair, reason="not finished" if unfinished else "nothing to measure it on")
     seeds = tuple(seed for seed in ours.seeds if seed in theirs.seeds)
     if not seeds or not ours.same_units(theirs):
         return replace(pair, reason=f"no {ours.column.units if seeds else 'seed'} in common")

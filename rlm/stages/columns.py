@@ -5,8 +5,8 @@ A stage writes one line for each unit that it measures (a question, a document) 
 is 1. Imports nothing heavy; reports read nothing of a model but this.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any, Literal
 
@@ -35,6 +35,19 @@ class Plot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnCurve:
+    """Columns over a number, a line for each row, drawn where a table has two of them or more."""
+
+    title: str
+    x_label: str
+    """Of the number, with its unit."""
+    points: tuple[tuple[float, str], ...]
+    """The number and the column's name, rising; all columns are in one unit."""
+    log2: bool = False
+    """Whether doublings of the number are equally far apart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """One figure of a row, measured on units that the statistics resample."""
 
@@ -43,7 +56,7 @@ class Column:
     label: str
     """In words."""
     role: str
-    """Of the stage that measures it: one of the model's leaves."""
+    """Of the stage that measures it; it is run where a table has the column."""
     file: str
     """In that stage's folder, one line for each unit."""
     read: Callable[[Mapping[str, Any]], tuple[float, float]] = field(compare=False)
@@ -129,6 +142,53 @@ def bits_per_byte(*, role: str, file: str = "documents.jsonl", over_steps: Plot 
         better="lower",
         decimals=3,
         over_steps=over_steps,
+    )
+
+
+def leakage_columns(thresholds: Sequence[float], *, role: str) -> tuple[Column, ...]:
+    """Bits per byte of the chunks that share at most so much with their neighbours, and how much text that is.
+
+    From lines `{"id", "nats": [...], "bytes": [...]}` with a sum for each threshold, the last of which keeps all. Rows
+    compare only where they keep the same chunks.
+
+    Args:
+        thresholds: percent, as in `LeakageConfig`.
+        role: of the stage `leakage`.
+    """
+    return tuple(
+        column for place, threshold in enumerate(thresholds) for column in _at_most(place, f"{threshold:g}", role)
+    )
+
+
+def _at_most(place: int, threshold: str, role: str) -> tuple[Column, Column]:
+    kept = f"at ≤ {threshold} % overlap"
+    needed = replace(
+        bits_per_byte(role=role, file="leakage.jsonl"),
+        name=f"bits_per_byte@{threshold}",
+        label=f"bits per byte {kept}",
+        read=lambda line: (line["nats"][place] / log(2), line["bytes"][place]),
+        compared_weights="bytes",
+    )
+    return needed, Column(
+        name=f"bytes_kept@{threshold}",
+        label=f"bytes {kept}",
+        role=role,
+        file="leakage.jsonl",
+        read=lambda line: (100 * line["bytes"][place], line["bytes"][-1]),
+        units="documents",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
+    )
+
+
+def leakage_curve(thresholds: Sequence[float]) -> ColumnCurve:
+    """Bits per byte over the threshold (2112.04426, figure 6)."""
+    return ColumnCurve(
+        title="Bits per byte by overlap",
+        x_label="largest overlap kept, percent of a chunk",
+        points=tuple((threshold, f"bits_per_byte@{threshold:g}") for threshold in thresholds),
+        log2=True,
     )
 
 

@@ -21,9 +21,10 @@ from rlm.stages.text_forecast import TEXT_STAGES, source_tokens
 TRAIN_RATE = {"cpu": 6e10, "cuda": 1e14}
 ENCODE_RATE = {"cpu": 2.5e11, "cuda": 3e14}
 SEARCH_RATE = {"cpu": 2e10, "cuda": 2e12}
-# Word pieces cut per second and core, and passages tagged.
+# Word pieces cut per second and core, passages tagged, and pairs of tokens compared.
 TOKENIZE_RATE = 3e5
 TAG_RATE = {"rules": 3000.0, "spacy": 100.0}
+COMPARE_RATE = 1.5e9
 # Seconds a stage takes whatever its size; bytes of a process that has imported torch and Lightning.
 STAGE_SECONDS, PROCESS_BYTES = 1.0, 900e6
 # Known shapes of checkpoints: layers, width, vocabulary. Others are taken as BERT-base.
@@ -35,7 +36,7 @@ QUESTIONS = 3000.0
 # Share of training questions with an answer among the passages read: fine-tuning reads no others.
 READABLE = 0.3
 # Stages whose cost is the same with and without a GPU.
-DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents")
+DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents", "leakage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class Forecast:
         work = TEXT_STAGES[name](config, tokens)
         seconds = work.pieces / TOKENIZE_RATE / self.machine.threads + work.trained / self._rate(TRAIN_RATE)
         seconds += work.encoded / self._rate(ENCODE_RATE) + work.searched / self._rate(SEARCH_RATE)
+        seconds += work.compared / COMPARE_RATE
         return _Formula(seconds, work.memory, work.disk)
 
     def _corpus(self, config: Any, passages: Callable[[str], float]) -> _Formula:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlm.stages.checks import check_realm
-from rlm.stages.columns import Column, Plot
+from rlm.stages.columns import Column, ColumnCurve, Plot
 from rlm.stages.experiment import (
     REALM_PLOTS,
     RealmExperiment,
@@ -18,6 +18,7 @@ from rlm.stages.retro_experiment import (
     RetroExperiment,
     check_retro,
     retro_columns,
+    retro_curves,
     retro_datasets,
     retro_measured_on,
     retro_stages,
@@ -34,9 +35,8 @@ class Model:
     datasets: Callable[[Any], Collection[str]]
     """Names of the data sets that a row with this configuration offers."""
     stages: Callable[[Any, str, int, Callable[[Any], str]], dict[str, Stage]]
-    """`stages(experiment, dataset, seed, content)` gives the stages of one cell by role."""
-    leaves: tuple[str, ...]
-    """Roles whose results the table reads; only what they need is run."""
+    """`stages(experiment, dataset, seed, content)` gives the stages of one cell by role, each after its inputs; only
+    what the table's columns need is run."""
     columns: Callable[[Any], tuple[Column, ...]]
     """What a row with this configuration measures: a name means the same in every row that has it. A table that names
     no columns shows the first.
@@ -47,6 +47,8 @@ class Model:
     """Mistakes between fields, as `dotted.name: what to change`."""
     plots: tuple[Plot, ...] = ()
     """What stages log, but for losses, which are always drawn."""
+    curves: Callable[[Any], tuple[ColumnCurve, ...]] = lambda experiment: ()
+    """Columns of a row with this configuration as functions of a number."""
     live: tuple[str, ...] = ()
     """Metrics worth a place in one line while a stage runs, in this order, after its pace and loss."""
 
@@ -56,7 +58,6 @@ MODELS = {
         experiment=RealmExperiment,
         datasets=realm_datasets,
         stages=realm_stages,
-        leaves=("zero_shot", "evaluate"),
         columns=realm_columns,
         measured_on=realm_measured_on,
         check=check_realm,
@@ -67,9 +68,9 @@ MODELS = {
         experiment=RetroExperiment,
         datasets=retro_datasets,
         stages=retro_stages,
-        leaves=("perplexity",),
         columns=retro_columns,
         measured_on=retro_measured_on,
         check=check_retro,
+        curves=retro_curves,
     ),
 }

@@ -5,10 +5,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rlm.data.config import DocumentsConfig, PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
-from rlm.models.retro_config import PerplexityConfig, RetroConfig, RetroTrainConfig, ScratchDecoder, attending_layers
+from rlm.models.retro_config import (
+    LeakageConfig,
+    PerplexityConfig,
+    RetroConfig,
+    RetroTrainConfig,
+    ScratchDecoder,
+    attending_layers,
+)
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig
 from rlm.stages.checks import check_training
-from rlm.stages.columns import Column, bits_per_byte, perplexity
+from rlm.stages.columns import Column, ColumnCurve, bits_per_byte, leakage_columns, leakage_curve, perplexity
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 from rlm.stages.text_stages import check_chunks, check_documents, check_windows, documents_stage, neighbours_stages
@@ -31,6 +38,7 @@ class RetroExperiment:
     model: RetroConfig = field(default_factory=RetroConfig)
     train: RetroTrainConfig
     evaluate: PerplexityConfig = field(default_factory=PerplexityConfig)
+    leakage: LeakageConfig = field(default_factory=LeakageConfig)
 
 
 def retro_datasets(experiment: RetroExperiment) -> tuple[str, ...]:
@@ -40,7 +48,13 @@ def retro_datasets(experiment: RetroExperiment) -> tuple[str, ...]:
 
 def retro_columns(experiment: RetroExperiment) -> tuple[Column, ...]:
     """What the evaluation measures."""
-    return (bits_per_byte(role="perplexity"), perplexity(role="perplexity"))
+    leakage = leakage_columns(experiment.leakage.thresholds, role="leakage")
+    return (bits_per_byte(role="perplexity"), perplexity(role="perplexity"), *leakage)
+
+
+def retro_curves(experiment: RetroExperiment) -> tuple[ColumnCurve, ...]:
+    """What leakage does to the figures."""
+    return (leakage_curve(experiment.leakage.thresholds),)
 
 
 def retro_measured_on(experiment: RetroExperiment, dataset: str) -> str:
@@ -69,7 +83,8 @@ def retro_stages(
 ) -> dict[str, Stage]:
     """The stages of one cell by role; equal stages of other cells have equal keys. Arguments as of `realm_stages`.
 
-    What reads no neighbours does not depend on them: a language model is shared by rows with other corpora.
+    What reads no neighbours does not depend on them: a language model is shared by rows with other corpora. Leakage is
+    measured by the row's own neighbours even there, so that rows are compared on the same chunks.
     """
     e = experiment
     training, evaluation = _read(e, e.train), _read(e, e.evaluate)
@@ -102,6 +117,11 @@ def retro_stages(
         config={"model": e.model, "evaluate": evaluation},
         inputs={"text": measured, "model": train, **found},
     )
+    leakage = Stage(
+        name="leakage",
+        config={"neighbours": e.neighbours, "leakage": e.leakage},
+        inputs={"text": measured, "corpus": corpus, "neighbours": measured_neighbours, "perplexity": evaluate},
+    )
     return {
         "training_text": text,
         "corpus": corpus,
@@ -112,6 +132,7 @@ def retro_stages(
         **fitted,
         "train": train,
         "perplexity": evaluate,
+        "leakage": leakage,
     }
 
 
@@ -134,6 +155,12 @@ def check_retro(experiment: RetroExperiment) -> list[str]:
         mistakes += check_windows("evaluate.tokens", e.evaluate.tokens, m, e.evaluate.stride)
     if e.evaluate.batch_size < 1:
         mistakes.append(f"evaluate.batch_size: found {e.evaluate.batch_size}; write at least 1")
+    thresholds = e.leakage.thresholds
+    if sorted(set(thresholds)) != list(thresholds) or not thresholds or thresholds[0] <= 0 or thresholds[-1] != 100:
+        mistakes.append(
+            f"leakage.thresholds: found {list(thresholds)}; write rising percentages above 0, the last 100, such as"
+            " [12.5, 50, 100]"
+        )
     return mistakes + _fitting(e) + _neighbours(e) + _layers(e)
 
 

@@ -26,7 +26,8 @@ VERSIONS = {
     "chunk_index": 1,
     "neighbours": 1,
     "retro_train": 1,
-    "perplexity": 1,
+    "perplexity": 2,
+    "leakage": 1,
 }
 
 

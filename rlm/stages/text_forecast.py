@@ -27,6 +27,8 @@ class Work:
     """Operations without gradients."""
     searched: float = 0.0
     """Operations of inner products."""
+    compared: float = 0.0
+    """Pairs of tokens."""
     memory: float = 0.0
     """Bytes above those of an idle process."""
     disk: float = 0.0
@@ -86,8 +88,14 @@ def perplexity(config: Any, tokens: Callable[[str], float]) -> Work:
     )
 
 
+def leakage(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every token of the text is compared with those of its chunk's neighbours, of two chunks each."""
+    compared = tokens("text") * config["neighbours"]["k"] * 2 * CHUNK_TOKENS
+    return Work(compared=compared, memory=16 * tokens("text"), disk=1e5)
+
+
 TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {
-    work.__name__: work for work in (documents, chunk_index, neighbours, retro_train, perplexity)
+    work.__name__: work for work in (documents, chunk_index, neighbours, retro_train, perplexity, leakage)
 }
 
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from rlm.data.chunks import Chunks
-from rlm.data.documents import Documents
+from rlm.data.config import TrainedByteTokenizer, TrainedTokenizer
+from rlm.data.documents import Documents, write_documents
+from rlm.data.sources import Passage
+from rlm.data.tokenizer import make_tokenizer
 from tests.data.texts import numbered_documents
 
 LENGTHS = [5, 1, 8, 4, 9, 3, 12, 2]
@@ -50,3 +53,37 @@ def test_take__keeps_the_shape_of_its_numbers(documents: Documents) -> None:
 def test_chunks__refuses_no_tokens(documents: Documents) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         Chunks(documents, 0)
+
+
+TEXTS = ["naïve café — 東京 🙂 and so on", "x", "a plain text, a plain text"]
+
+
+def of_texts(folder, config) -> Documents:
+    folder.mkdir()
+    tokenizer = make_tokenizer(config, lambda: TEXTS, ())
+    write_documents(folder, [Passage(str(i), "", text) for i, text in enumerate(TEXTS)], tokenizer)
+    return Documents.open(folder)
+
+
+@pytest.mark.parametrize("m", [1, 3, 100])
+def test_bytes__of_byte_level_tokens_are_those_of_the_text(tmp_path, m: int) -> None:
+    documents = of_texts(tmp_path / "documents", TrainedByteTokenizer(vocab_size=265))
+    chunks = Chunks(documents, m)
+    pieces = documents.tokenizer.convert_ids_to_tokens
+    expected = []
+    for document, start in by_hand(documents, m):
+        ids = documents.tokens[document][max(start, 1) : start + m].tolist()
+        expected.append(len("".join(pieces(ids))))
+    assert chunks.bytes().tolist() == expected
+    assert sum(expected) == sum(len(text.encode()) for text in TEXTS)
+
+
+def test_bytes__of_word_pieces_are_in_proportion_to_their_number(tmp_path) -> None:
+    documents = of_texts(tmp_path / "documents", TrainedTokenizer(vocab_size=60))
+    expected = [
+        len(TEXTS[document].encode())
+        * len(documents.tokens[document][max(start, 1) : start + 4])
+        / (len(documents.tokens[document]) - 1)
+        for document, start in by_hand(documents, 4)
+    ]
+    assert Chunks(documents, 4).bytes() == pytest.approx(expected)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rlm.table import Cell, distinct_stages, load_table
 from tests.end_to_end.workplace import Command
 
 TABLE = "experiments/retro_neighbours.yaml"
+LEAKAGE = "experiments/retro_leakage.yaml"
 STORE = "retro"
 
 
@@ -53,3 +55,30 @@ def test_table__holds_all_rows(printed: subprocess.CompletedProcess, cells: dict
     shown = rlm("table", TABLE, "--scale", "micro", "--store", STORE, "--format", "csv").stdout
     lines = list(csv.DictReader(io.StringIO(shown)))
     assert {line["row"] for line in lines} == set(cells)
+
+
+def test_leakage__is_measured_of_every_row_on_the_same_chunks(
+    printed: subprocess.CompletedProcess, workplace: Path, rlm: Command
+) -> None:
+    shutil.copytree(workplace / STORE, workplace / "leakage")
+    before = {path.name for path in (workplace / "leakage" / "stages").iterdir()}
+    shown = rlm("run", LEAKAGE, "--scale", "micro", "--store", "leakage").stdout
+    assert "bits per byte at ≤ 12.5 % overlap" in shown and "RETRO < Off" in shown
+    table = load_table(workplace / LEAKAGE, "micro")
+    cells = table.cells(lambda source: content_digest(source, None))
+    new = {path.name for path in (workplace / "leakage" / "stages").iterdir()} - before
+    assert new == {cell.stages["leakage"].folder for cell in cells} and len(new) == 3, "the rest is shared"
+    kept = []
+    for cell in cells:
+        measured, whole = (
+            workplace / "leakage" / "stages" / cell.stages[role].folder for role in ("leakage", "perplexity")
+        )
+        metrics, unfiltered = (
+            json.loads((folder / "stage.json").read_text())["metrics"] for folder in (measured, whole)
+        )
+        assert metrics["bits_per_byte@100"] == pytest.approx(unfiltered["bits_per_byte"], rel=1e-9)
+        assert 0 < metrics["bytes_kept@12.5"] < metrics["bytes_kept@50"] < metrics["bytes_kept@100"] == 100
+        kept.append([json.loads(line)["bytes"] for line in (measured / "leakage.jsonl").read_text().splitlines()])
+    assert kept[0] == kept[1] == kept[2]
+    page = (workplace / "leakage" / "tables" / "retro_leakage" / "micro.html").read_text()
+    assert "<h3>Bits per byte by overlap</h3>" in page

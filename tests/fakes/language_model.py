@@ -67,7 +67,6 @@ MODEL = Model(
     experiment=LanguageModelExperiment,
     datasets=lambda e: tuple(e.texts),
     stages=_stages,
-    leaves=("perplexity",),
     columns=lambda e: (
         bits_per_byte(
             role="perplexity",

@@ -15,8 +15,8 @@ from rlm.data.config import (
     TrainedTokenizer,
 )
 from rlm.models.config import IctConfig, Training
-from rlm.models.retro_config import PerplexityConfig, RetroConfig
-from rlm.retrieval.config import DualEncoderConfig, ScratchEncoder
+from rlm.models.retro_config import LeakageConfig, PerplexityConfig, RetroConfig
+from rlm.retrieval.config import DualEncoderConfig, NeighboursConfig, ScratchEncoder
 from rlm.stages.forecast import Forecast, Machine
 from rlm.stages.stage import Stage
 
@@ -132,6 +132,15 @@ def test_cost__when_a_text_is_longer_or_more_is_read(tmp_path: Path) -> None:
     assert seconds(_perplexity(text, k=0)) < seconds(_perplexity(text, k=2)) < seconds(_perplexity(text, k=4))
 
 
+def test_cost__of_leakage_grows_with_the_pairs_compared(tmp_path: Path) -> None:
+    def seconds(entities: int, k: int) -> float:
+        config = {"neighbours": NeighboursConfig(k=k), "leakage": LeakageConfig()}
+        stage = Stage(name="leakage", config=config, inputs={"text": _documents(entities)})
+        return Forecast(tmp_path, MACHINE).cost(stage).seconds - 1
+
+    assert seconds(3000, 4) == pytest.approx(3 * seconds(1000, 4)) == pytest.approx(1.5 * seconds(1000, 8))
+
+
 def test_cost__when_the_documents_tell_their_tokens(tmp_path: Path) -> None:
     text = _documents(1000)
     _record(tmp_path, text, 5.0, metrics={"tokens": 1e6})
@@ -157,7 +166,7 @@ def test_cost__when_files_are_limited(tmp_path: Path) -> None:
 def test_cost__when_the_shipped_table_is_forecast(root: Path, tmp_path: Path) -> None:
     from rlm.table import distinct_stages, load_table
 
-    realm, retro = (root / "experiments" / name for name in ("realm_table2.yaml", "retro_neighbours.yaml"))
+    realm, retro = (root / "experiments" / name for name in ("realm_table2.yaml", "retro_leakage.yaml"))
     scales = [(realm, scale) for scale in ("tiny", "small", "mini", "paper")]
     scales += [(retro, scale) for scale in ("tiny", "small", "mini")]
     for path, scale in scales:

@@ -17,6 +17,7 @@ from rlm.retrieval.neighbours import NeighbourTable
 from rlm.stages import perplexity
 from rlm.stages.columns import bits_per_byte
 from rlm.stages.columns import perplexity as perplexity_column
+from rlm.stages.perplexity import NATS
 from rlm.stages.retro_train import WEIGHTS
 from tests.stages.retro_world import MODEL, WINDOW, M, train, write_retro_world
 from tests.worlds import Surroundings
@@ -42,14 +43,14 @@ def measure(folder, world, trained, settings, model=MODEL, inputs=None):
 
 
 def by_hand(world, trained, settings):
-    """Nats and tokens of each document: every window on its own, unpadded, predicts what no window before it did."""
+    """Nats of each document's tokens: every window on its own, unpadded, predicts what no window before it did."""
     documents = Documents.open(world.measured)
     model = load_retro(MODEL, documents.vocab_size, trained / WEIGHTS)
     chunks, corpus = Chunks(documents, M), Chunks(Documents.open(world.corpus), M)
     table = NeighbourTable.open(world.measured_neighbours, 3)
     for document in range(len(documents)):
         tokens = torch.from_numpy(documents.tokens.take(np.array([document])).values.astype(np.int64))
-        nats, predicted, start = 0.0, 1, 0
+        nats, predicted, start = [0.0], 1, 0
         while predicted < len(tokens):
             ids = tokens[start : start + settings.tokens]
             ended = len(ids) // M
@@ -61,10 +62,10 @@ def by_hand(world, trained, settings):
             with torch.no_grad():
                 log_p = model(ids[None], neighbours)[0].double().log_softmax(-1)
             for place in range(predicted, min(start + settings.tokens + 1, len(tokens))):
-                nats -= float(log_p[place - 1 - start, tokens[place]])
+                nats.append(-float(log_p[place - 1 - start, tokens[place]]))
             predicted = min(start + settings.tokens + 1, len(tokens))
             start += settings.stride or settings.tokens // M * M
-        yield nats, len(tokens) - 1
+        yield nats
 
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"k": 1}, {"k": 3}, {"k": 2, "stride": M}, {"k": 0, "stride": 2 * M}])
@@ -73,13 +74,16 @@ def test_run__predicts_every_token_once(world, trained, tmp_path, settings) -> N
     metrics, lines = measure(tmp_path / "run", world, trained, settings)
     expected = list(by_hand(world, trained, settings))
     assert len(lines) == len(expected) > 3
-    for line, (nats, tokens) in zip(lines, expected, strict=True):
-        assert line["nats"] == pytest.approx(nats, rel=1e-5)
-        assert line["tokens"] == tokens
+    for line, nats in zip(lines, expected, strict=True):
+        assert line["nats"] == pytest.approx(sum(nats), rel=1e-5)
+        assert line["tokens"] == len(nats) - 1
+    of_tokens = np.load(tmp_path / "run" / NATS)
+    assert of_tokens.dtype == np.float32
+    np.testing.assert_allclose(of_tokens, np.concatenate(expected), rtol=1e-4, atol=1e-5)
     documents = Documents.open(world.measured)
     assert [line["id"] for line in lines] == [documents.id(number) for number in range(len(documents))]
     assert [line["bytes"] for line in lines] == documents.bytes.tolist()
-    nats, tokens = (sum(each) for each in zip(*expected, strict=True))
+    nats, tokens = sum(map(sum, expected)), sum(len(nats) - 1 for nats in expected)
     assert metrics["bits_per_byte"] == pytest.approx(nats / log(2) / documents.bytes.sum(), rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(exp(nats / tokens), rel=1e-5)
 

@@ -1,5 +1,6 @@
 """RETRO's table: what rows share, what a key depends on, and mistakes that are found before anything runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from rlm.stages.retro_experiment import RetroExperiment, check_retro, retro_stag
 from rlm.stages.wire import pack, unpack
 from rlm.table import AblationTable, distinct_stages, load_table
 
-TABLE = Path(__file__).parents[2] / "experiments" / "retro_neighbours.yaml"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+TABLE = EXPERIMENTS / "retro_neighbours.yaml"
 EVALUATED = ("Off", "1 neighbour", "2 neighbours", "4 neighbours")
 
 
@@ -39,7 +41,8 @@ FROZEN = {
     "neighbours": "neighbours-a2617c12f4668b77",
     "evaluation_neighbours": "neighbours-0d7e01830a34d292",
     "train": "retro_train-a925573fced93792",
-    "perplexity": "perplexity-cff2ffc241681917",
+    "perplexity": "perplexity-4fa4cf46653eebaf",
+    "leakage": "leakage-31c0332f7cd5b045",
 }
 
 
@@ -76,17 +79,35 @@ def test_stages__of_a_language_model_do_not_depend_on_the_corpus() -> None:
     assert {stage.name for stage in plain.needed().values()} == {"documents", "retro_train", "perplexity"}
 
 
+def test_stages__of_leakage_compare_all_rows_on_the_same_chunks() -> None:
+    rows = {cell.row: cell for cell in load_table(EXPERIMENTS / "retro_leakage.yaml", "tiny").cells(lambda source: "")}
+    leakage = {row: cell.stages["leakage"] for row, cell in rows.items()}
+    assert len(leakage) == len({stage.key for stage in leakage.values()}) == 3
+    for role in ("text", "corpus", "neighbours"):
+        assert len({stage.inputs[role].key for stage in leakage.values()}) == 1, role
+    assert all(cell.leaves == ("leakage",) for cell in rows.values())
+    base = rows["Base LM"]
+    assert base.stages["neighbours"].key not in base.needed(), "it is trained without"
+    assert base.stages["perplexity"].key in cells()["Base LM"].needed(), "shared with other tables"
+
+
 def test_stages__have_other_keys_when_what_they_read_changes() -> None:
     before = keys(scale="small")
-    base = {"train", "perplexity"}
+    base = {"train", "perplexity", "leakage"}
     expected = {
         "train.k=1": base,
         "train.part=neighbour": base,
-        "evaluate.k=1": {"perplexity"},
+        "evaluate.k=1": {"perplexity", "leakage"},
+        "leakage.thresholds=[50.0, 100.0]": {"leakage"},
         "model.encoder.layers=1": base,
         "neighbours.k=6": {"neighbours", "evaluation_neighbours", *base},
         "corpus.fraction=0.1": {"corpus", "index", "neighbours", "evaluation_neighbours", *base},
-        "evaluation_texts.wiki_articles.fraction=0.5": {"evaluation_text", "evaluation_neighbours", "perplexity"},
+        "evaluation_texts.wiki_articles.fraction=0.5": {
+            "evaluation_text",
+            "evaluation_neighbours",
+            "perplexity",
+            "leakage",
+        },
         "tokenizer.vocab_size=999": set(before),
     }
     for setting, changed in expected.items():
@@ -103,7 +124,7 @@ def test_stages__have_other_keys_when_files_change() -> None:
     gpt2 = ("tokenizer={kind: pretrained, name: gpt2}", "model.decoder={kind: pretrained, name: gpt2}")
     fitted = keys(*gpt2, scale="small")
     changed = keys(*gpt2, scale="small", content=lambda source: "x" if isinstance(source, PretrainedDecoder) else "")
-    assert {role for role in fitted if fitted[role] != changed[role]} == {"train", "perplexity"}
+    assert {role for role in fitted if fitted[role] != changed[role]} == {"train", "perplexity", "leakage"}
 
 
 def test_stages__retrieve_from_the_training_text_where_there_is_no_corpus() -> None:
@@ -158,6 +179,10 @@ MISTAKES = {
     "model.encoder.layers=0": "model.encoder.layers: found 0; write at least 1",
     "model.decoder={kind: pretrained, name: gpt2}": "tokenizer.kind: found trained_bytes, but the decoder is a"
     " checkpoint with a vocabulary of its own; write {kind: pretrained, name: gpt2}",
+    "leakage.thresholds=[12.5, 50]": "leakage.thresholds: found [12.5, 50.0]; write rising percentages above 0, the last",
+    "leakage.thresholds=[50, 25, 100]": "leakage.thresholds: found [50.0, 25.0, 100.0]; write rising",
+    "leakage.thresholds=[0, 100]": "leakage.thresholds: found [0.0, 100.0]; write rising",
+    "leakage.thresholds=[]": "leakage.thresholds: found []; write rising",
     "train.part=none": "train.part: found `none` (text); ",
 }  # fmt: skip
 
@@ -169,3 +194,15 @@ def test_check_retro__when_fields_do_not_fit_together(setting: str) -> None:
     assert MISTAKES[setting] in str(raised.value)
     if "{" not in setting:
         assert f"--set {setting}: " in str(raised.value) or "stride" in setting, "the place is told"
+
+
+def test_load_table__when_a_threshold_is_not_measured(tmp_path: Path) -> None:
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    path = tmp_path / "experiments" / "retro_leakage.yaml"
+    path.write_text(path.read_text().replace("bits_per_byte@25\n", "bits_per_byte@24\n"))
+    with pytest.raises(
+        ConfigError, match=r"retro_leakage.yaml:10: columns: no `bits_per_byte@24`; did you mean `bits_"
+    ):
+        load_table(path, "tiny")
+    table = load_table(path, "tiny", settings=["leakage.thresholds=[12.5, 24, 25, 50, 75, 100]"])
+    assert table.column("bits_per_byte@24").label == "bits per byte at ≤ 24 % overlap"
