@@ -209,3 +209,18 @@ def perplexity(*, role: str, file: str = "documents.jsonl", over_steps: Plot | N
         compared_weights="tokens",
         over_steps=over_steps,
     )
+
+
+def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
+    """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
+    return Column(
+        name="tokens_helped",
+        label="tokens helped",
+        role=role,
+        file=file,
+        read=lambda line: (100 * line["helped"], line["tokens"]),
+        units="documents",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
+    )

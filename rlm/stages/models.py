@@ -14,6 +14,14 @@ from rlm.stages.experiment import (
     realm_measured_on,
     realm_stages,
 )
+from rlm.stages.knn_lm_experiment import (
+    KnnLmExperiment,
+    check_knn_lm,
+    knn_lm_columns,
+    knn_lm_datasets,
+    knn_lm_measured_on,
+    knn_lm_stages,
+)
 from rlm.stages.retro_experiment import (
     RetroExperiment,
     check_retro,
@@ -72,5 +80,13 @@ MODELS = {
         measured_on=retro_measured_on,
         check=check_retro,
         curves=retro_curves,
+    ),
+    "knn_lm": Model(
+        experiment=KnnLmExperiment,
+        datasets=knn_lm_datasets,
+        stages=knn_lm_stages,
+        columns=knn_lm_columns,
+        measured_on=knn_lm_measured_on,
+        check=check_knn_lm,
     ),
 }

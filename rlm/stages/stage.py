@@ -26,6 +26,10 @@ VERSIONS = {
     "chunk_index": 1,
     "neighbours": 1,
     "retro_train": 1,
+    "datastore": 1,
+    "datastore_index": 1,
+    "knn_search": 1,
+    "knn_evaluate": 1,
     "perplexity": 2,
     "leakage": 1,
 }
