@@ -49,7 +49,8 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def keys(self, function: KeyFunction) -> Iterator[list[Tensor]]:
-        """While it is open, every call of `hidden` leaves its keys, [batch, length, width], as the last of the list."""
+        """While it is open, every call of `hidden` leaves its keys in the list, as its only member: [batch, length,
+        width], or both first dimensions as one."""
         before = function.endswith("_before_norm") or SEEN.get(function) == "input"
         where = "output" if function in SEEN else function.removesuffix("_before_norm")
         seen: list[Tensor] = []
@@ -93,7 +94,7 @@ class HuggingFaceLanguageModel(LanguageModel):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model: Any = model.eval()
-        self.width = int(getattr(model.config, "word_embed_proj_dim", model.config.hidden_size))
+        self.width = int(model.config.hidden_size)
 
     def norm(self, where: str) -> nn.Module:
         body = self.model.base_model

@@ -7,6 +7,7 @@ in float32. Keys and queries are moved by the mean key first, which changes no d
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlm.data.corpus import batched
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.exact import Exact
@@ -140,7 +140,8 @@ class ExactSearch:
         queries = queries.float()
         best: tuple[Tensor, Tensor] | None = None
         with ThreadPoolExecutor(len(self.devices)) as pool:
-            for some in batched(self._held if self._held is not None else self._read(), len(self.devices)):
+            segments = iter(self._held if self._held is not None else self._read())
+            while some := list(islice(segments, len(self.devices))):
                 for found in pool.map(lambda segment: segment.nearest(queries, k), some):
                     best = found if best is None else _merged(best, found, k)
         assert best is not None

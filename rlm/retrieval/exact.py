@@ -95,10 +95,11 @@ class Exact(Index):
             scanned = self._scanned[start : start + ROWS, : self.dim]
             if scanned.dtype == torch.bfloat16:
                 scanned.copy_(rows)
-            rest = None if bias is None else bias[start : start + ROWS].to(self.device, torch.float32)
-            for column in range(self._biases):
-                self._scanned[start : start + ROWS, self.dim + column] = rest
-                rest = rest - self._scanned[start : start + ROWS, self.dim + column].float()
+            if bias is not None:
+                rest = bias[start : start + ROWS].to(self.device, torch.float32)
+                for column in self._scanned[start : start + ROWS, self.dim :].T:
+                    column.copy_(rest)
+                    rest = rest - column.float()
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
             self._let_go()

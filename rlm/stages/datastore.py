@@ -75,7 +75,7 @@ def write_keys(
                     hidden = model.hidden(batch["ids"].to(device))
                     at = np.concatenate([np.arange(first[w], first[w + 1]) for w in some])
                     kept = scored.to(device)
-                    keys[at - first[low]] = seen[0][kept].float().cpu().numpy()
+                    keys[at - first[low]] = seen[0].view(*kept.shape, -1)[kept].float().cpu().numpy()
                     values[at - first[low]] = batch["targets"][scored].numpy()
                     if arrays:
                         said = torch.log_softmax(model.logits(hidden[kept]).float(), -1)

@@ -136,17 +136,17 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
     np.save(folder / "log_probabilities.npy", predicted.float().numpy())
     helped = (predicted > test.spoken.lm.double()).numpy()
     starts = test.first[:-1]
-    nats, count = np.add.reduceat(-predicted.numpy(), starts), np.add.reduceat(helped.astype(np.int64), starts)
+    nats, more = (np.add.reduceat(each, starts) for each in (-predicted.numpy(), helped.astype(np.int64)))
     tokens = np.diff(test.first)
     with open(folder / "documents.jsonl", "w") as file:
         for number, size in enumerate(test.documents.bytes.tolist()):
             line = {"id": test.documents.id(number), "nats": float(nats[number]), "tokens": int(tokens[number])}
-            line |= {"helped": int(count[number]), "bytes": size}
+            line |= {"helped": int(more[number]), "bytes": size}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return {
         "perplexity": exp(nats.sum() / tokens.sum()),
         "bits_per_byte": float(nats.sum() / log(2) / test.documents.bytes.sum()),
-        "tokens_helped": float(100 * count.sum() / tokens.sum()),
+        "tokens_helped": float(100 * more.sum() / tokens.sum()),
         "tokens": float(tokens.sum()),
         **chosen,
     }

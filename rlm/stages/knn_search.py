@@ -1,6 +1,7 @@
 """Stage: the nearest keys of datastores for every key of a text that is evaluated."""
 
 from pathlib import Path
+from typing import Any
 
 from rlm.models.knn_config import KnnSearchConfig
 from rlm.retrieval.config import ExactIndex
@@ -31,7 +32,7 @@ def run(config: KnnSearchConfig, inputs: dict[str, Path], folder: Path, context:
     return {"queries": float(len(table)), "mean_nearest_distance": float(table.distances[:, 0].mean(dtype=float))}
 
 
-def open_stores(inputs: dict[str, Path], **made_of: str) -> Datastore:
+def open_stores(inputs: dict[str, Path], **made_of: Any) -> Datastore:
     """The inputs `datastore`, `datastore_2`, ... as one."""
-    roles = sorted(role for role in inputs if role.startswith("datastore"))
+    roles = sorted((role for role in inputs if role.startswith("datastore")), key=lambda role: (len(role), role))
     return Datastore.joined([Datastore.open(inputs[role] / "datastore", whole=False, **made_of) for role in roles])
