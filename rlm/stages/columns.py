@@ -211,6 +211,21 @@ def perplexity(*, role: str, file: str = "documents.jsonl", over_steps: Plot | N
     )
 
 
+def read_beside(name: str, label: str, *, role: str, decimals: int, file: str = "documents.jsonl") -> Column:
+    """A number that a row's model reads with, such as lambda: chosen, or a mean over tokens."""
+    return Column(
+        name=name,
+        label=label,
+        role=role,
+        file=file,
+        read=lambda line: (line[name] * line["tokens"], line["tokens"]),
+        units="documents",
+        unit="",
+        difference_unit="",
+        decimals=decimals,
+    )
+
+
 def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
     """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
     return Column(

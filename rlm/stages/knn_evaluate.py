@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rlm.data.documents import Documents
 from rlm.models.knn import (
-    Gate,
     Spoken,
     cache_log_probability,
     gate_features,
@@ -119,9 +118,10 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
     test = Evaluated.open(inputs)
     dev = Evaluated.open(inputs, "dev_") if "dev_queries" in inputs else None
     predicted, on_dev = test.spoken.lm.double(), None if dev is None else dev.spoken.lm.double()
-    chosen: dict[str, float] = {}
+    # what is read beside the language model; lambda of each token
+    chosen, weights = dict.fromkeys(("k", "temperature", "weight", "cache_flatness", "cache_weight"), 0.0), None
     if config.knn is not None:
-        predicted, on_dev, settings = _knn(config.knn, test, dev, folder)
+        predicted, on_dev, weights, settings = _knn(config.knn, test, dev, folder)
         chosen |= settings
     if config.cache is not None:
         predicted, settings = _cache(config.cache, test, dev, predicted, on_dev)
@@ -135,13 +135,15 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
     (folder / "chosen.json").write_text(json.dumps(chosen))
     np.save(folder / "log_probabilities.npy", predicted.float().numpy())
     helped = (predicted > test.spoken.lm.double()).numpy()
-    starts = test.first[:-1]
-    nats, more = (np.add.reduceat(each, starts) for each in (-predicted.numpy(), helped.astype(np.int64)))
+    lambdas = np.zeros(len(helped)) if weights is None else weights.double().numpy()
+    sums = (np.add.reduceat(each, test.first[:-1]) for each in (-predicted.numpy(), helped.astype(np.int64), lambdas))
+    nats, more, weight = sums
     tokens = np.diff(test.first)
     with open(folder / "documents.jsonl", "w") as file:
         for number, size in enumerate(test.documents.bytes.tolist()):
             line = {"id": test.documents.id(number), "nats": float(nats[number]), "tokens": int(tokens[number])}
-            line |= {"helped": int(more[number]), "bytes": size}
+            line |= {"helped": int(more[number]), "bytes": size, **chosen}
+            line["weight"] = float(weight[number] / tokens[number])
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     return {
         "perplexity": exp(nats.sum() / tokens.sum()),
@@ -149,6 +151,7 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
         "tokens_helped": float(100 * more.sum() / tokens.sum()),
         "tokens": float(tokens.sum()),
         **chosen,
+        "weight": float(weight.sum() / tokens.sum()),
     }
 
 
@@ -177,8 +180,8 @@ def perplexities(text: Evaluated, grid: dict[str, list[float]]) -> NDArray[np.fl
 
 def _knn(
     config: KnnConfig, test: Evaluated, dev: Evaluated | None, folder: Path
-) -> tuple[Tensor, Tensor | None, dict[str, float]]:
-    """log p with neighbours of both texts, and what was chosen."""
+) -> tuple[Tensor, Tensor | None, Tensor, dict[str, float]]:
+    """log p with neighbours of both texts, lambda of each token of the first, and what was chosen."""
     assert test.table is not None
     if config.k != "tuned" and config.k > test.table.k:
         raise ValueError(f"k = {config.k} neighbours, {test.table.k} were searched; raise `search.k`")
@@ -198,11 +201,10 @@ def _knn(
     weights: list[Any] = [float(chosen["weight"])] * len(texts)
     if config.weight == "learned":
         assert dev is not None
-        gate: Gate = train_gate(dev.features(k), dev.spoken.lm, knn[1])
+        gate = train_gate(dev.features(k), dev.spoken.lm, knn[1])
         weights = [gate(text.features(k)) for text in texts]
-        chosen["weight"] = float(weights[0].mean())
-    mixed = [interpolate(text.spoken.lm, *each) for text, *each in zip(texts, knn, weights, strict=True)]
-    return mixed[0].double(), mixed[1].double() if dev is not None else None, chosen
+    mixed = [interpolate(text.spoken.lm, *each).double() for text, *each in zip(texts, knn, weights, strict=True)]
+    return mixed[0], mixed[1] if dev is not None else None, torch.as_tensor(weights[0]).expand_as(mixed[0]), chosen
 
 
 def _cache(

@@ -16,10 +16,13 @@ from rlm.models.knn_config import (
 from rlm.models.retro_config import RetroConfig, RetroTrainConfig, ScratchDecoder
 from rlm.retrieval.config import FaissFlat, FaissIvfPq
 from rlm.stages.checks import check_training
-from rlm.stages.columns import Column, bits_per_byte, perplexity, tokens_helped
+from rlm.stages.columns import Column, bits_per_byte, perplexity, read_beside, tokens_helped
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 from rlm.stages.text_stages import check_documents, check_windows, documents_stage
+
+TRAINING = "training"
+"""Among `datastores`, the training text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,9 +31,13 @@ class KnnLmExperiment:
 
     training_text: DocumentsConfig
     """Of the language model; its tokenizer is trained on it, too."""
-    datastore_texts: tuple[DocumentsConfig, ...] = ()
-    """Whose keys are searched, together; none takes the training text. One more adapts to its domain without any
-    training."""
+    datastore_texts: dict[str, DocumentsConfig] = field(default_factory=dict)
+    """Others whose keys may be searched, by name."""
+    datastores: tuple[str, ...] = (TRAINING,)
+    """Texts whose keys are searched, together: `training`, or names of `datastore_texts`. One more adapts to its domain
+    without any training."""
+    datastore_fraction: float = 1.0
+    """Share of the documents of each; a smaller share is inside a larger."""
     development_texts: dict[str, DocumentsConfig]
     """By data set name: what is `tuned` is chosen on them, never on what is evaluated."""
     evaluation_texts: dict[str, DocumentsConfig]
@@ -52,7 +59,15 @@ def knn_lm_datasets(experiment: KnnLmExperiment) -> tuple[str, ...]:
 def knn_lm_columns(experiment: KnnLmExperiment) -> tuple[Column, ...]:
     """What the evaluation measures."""
     role = "knn_evaluate"
-    return (perplexity(role=role), bits_per_byte(role=role), tokens_helped(role=role))
+    return (
+        perplexity(role=role),
+        bits_per_byte(role=role),
+        tokens_helped(role=role),
+        read_beside("weight", "lambda", role=role, decimals=2),
+        read_beside("k", "k", role=role, decimals=0),
+        read_beside("temperature", "temperature", role=role, decimals=2),
+        read_beside("cache_weight", "lambda of the cache", role=role, decimals=2),
+    )
 
 
 def knn_lm_measured_on(experiment: KnnLmExperiment, dataset: str) -> str:
@@ -102,8 +117,10 @@ def knn_lm_stages(
     inputs = {"text": measured, "queries": stages["queries"]}
     searching: dict[str, Stage] = {}
     if e.evaluate.knn is not None:
-        for number, each in enumerate(e.datastore_texts or (e.training_text,), 1):
+        for number, name in enumerate(e.datastores, 1):
             role = "datastore" if number == 1 else f"datastore_{number}"
+            each = e.training_text if name == TRAINING else e.datastore_texts[name]
+            each = replace(each, fraction=each.fraction * e.datastore_fraction)
             read = text if each == e.training_text else documents_stage(each, text, content)
             searching[role] = stages[role] = passed(read, f"{role}_", e.datastore, spoken=False)
         if isinstance(e.search.index, FaissIvfPq):
@@ -143,9 +160,9 @@ def check_knn_lm(experiment: KnnLmExperiment) -> list[str]:
     named: Mapping[str, Mapping[str, DocumentsConfig]] = {
         "development_texts": e.development_texts,
         "evaluation_texts": e.evaluation_texts,
+        "datastore_texts": e.datastore_texts,
     }
     texts |= {f"{where}.{name}": text for where, some in named.items() for name, text in some.items()}
-    texts |= {f"datastore_texts.{number}": text for number, text in enumerate(e.datastore_texts)}
     mistakes = [mistake for name, text in texts.items() for mistake in check_documents(name, text)]
     mistakes += check_windows("datastore.tokens", e.datastore.tokens, 1, e.datastore.stride)
     if e.datastore.batch_size < 1:
@@ -156,7 +173,18 @@ def check_knn_lm(experiment: KnnLmExperiment) -> list[str]:
     same = [name for name in e.evaluation_texts if e.evaluation_texts[name] == e.development_texts.get(name)]
     if same:
         mistakes.append(f"development_texts.{same[0]}: the text that is evaluated; nothing may be tuned on it")
-    return mistakes + _model(e) + _search(e) + _interpolation(e)
+    return mistakes + _datastores(e) + _model(e) + _search(e) + _interpolation(e)
+
+
+def _datastores(e: KnnLmExperiment) -> list[str]:
+    mistakes = []
+    known = [TRAINING, *e.datastore_texts]
+    unknown = [name for name in e.datastores if name not in known]
+    if unknown or not e.datastores or len(set(e.datastores)) < len(e.datastores):
+        mistakes.append(f"datastores: found {list(e.datastores)}; name one or more of {', '.join(known)}, each once")
+    if not 0 < e.datastore_fraction <= 1:
+        mistakes.append(f"datastore_fraction: found {e.datastore_fraction}; write a share above 0, at most 1")
+    return mistakes
 
 
 def _model(e: KnnLmExperiment) -> list[str]:
