@@ -110,11 +110,6 @@ def _open_array(path: Path, count: int, written: int) -> np.memmap:
     return np.lib.format.open_memmap(path, "w+", np.float32, (count,))
 
 
-def key_places(documents: Documents) -> NDArray[np.int64]:
-    """Number of the first key of each document, and of all keys: [documents + 1]."""
-    return documents.tokens.offsets - np.arange(len(documents) + 1)
-
-
 def describe(folder: Path) -> dict[str, str]:
     """What a datastore is of."""
     return dict(json.loads((folder / "datastore" / "datastore.json").read_text())["made_of"])

@@ -27,7 +27,8 @@ from rlm.models.knn import (
 from rlm.models.knn_config import FLATNESS, SHARES, TEMPERATURES, WEIGHTS, CacheConfig, KnnConfig, KnnEvaluateConfig
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.knn_table import KnnTable
-from rlm.stages.datastore import SPOKEN, key_places
+from rlm.stages.datastore import SPOKEN
+from rlm.stages.knn_examples import key_places, write_examples
 from rlm.stages.stage import Context
 from rlm.stages.training import seed_everything
 
@@ -134,6 +135,11 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
         )
     (folder / "chosen.json").write_text(json.dumps(chosen))
     np.save(folder / "log_probabilities.npy", predicted.float().numpy())
+    if test.table is not None:
+        roles = sorted((role for role in inputs if role.startswith("datastore")), key=lambda role: (len(role), role))
+        stores = [Documents.open(inputs[role]) for role in roles]
+        lm = test.spoken.lm.double().numpy()
+        write_examples(folder / "examples.jsonl", test.documents, stores, test.table, lm, predicted.numpy())
     helped = (predicted > test.spoken.lm.double()).numpy()
     lambdas = np.zeros(len(helped)) if weights is None else weights.double().numpy()
     sums = (np.add.reduceat(each, test.first[:-1]) for each in (-predicted.numpy(), helped.astype(np.int64), lambdas))

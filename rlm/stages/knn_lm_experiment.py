@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from math import exp
 from typing import Any
 
 from rlm.data.config import DocumentsConfig, PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
@@ -16,11 +17,56 @@ from rlm.models.knn_config import (
 from rlm.models.retro_config import RetroConfig, RetroTrainConfig, ScratchDecoder
 from rlm.retrieval.config import FaissFlat, FaissIvfPq
 from rlm.stages.checks import check_training
-from rlm.stages.columns import Column, bits_per_byte, perplexity, read_beside, tokens_helped
+from rlm.stages.columns import Column, Examples, HeatMap, bits_per_byte, perplexity, read_beside, tokens_helped
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 from rlm.stages.text_stages import check_documents, check_windows, documents_stage
 
+
+def _over_lambda_and_k(grid: Mapping[str, Any]) -> tuple[list[float], list[float], list[list[float]]]:
+    """Perplexity at the best temperature."""
+    found = [[min(by) for by in zip(*temperatures, strict=True)] for temperatures in grid["perplexity"]]
+    return grid["weight"], grid["k"], found
+
+
+def _example(line: Mapping[str, Any]) -> list[str]:
+    near = "; ".join(
+        f"{each['context']} [{each['token']}] ({each['distance']:.3g}, {each['id']})" for each in line["neighbours"]
+    )
+    return [
+        line["why"],
+        f"{line['context']} [{line['token']}]",
+        near,
+        *(f"{exp(line[p]):.3g}" for p in ("lm", "mixed")),
+    ]
+
+
+KNN_LM_HEAT_MAPS = (
+    HeatMap(
+        title="Perplexity of the development text over lambda and k, at the best temperature",
+        role="knn_evaluate",
+        file="grid.json",
+        x_label="lambda",
+        y_label="k",
+        read=_over_lambda_and_k,
+    ),
+)
+KNN_LM_EXAMPLES = (
+    Examples(
+        title="Tokens with their nearest neighbours (squared distance, document)",
+        role="knn_evaluate",
+        file="examples.jsonl",
+        header=(
+            "token that",
+            "context [token]",
+            "nearest contexts [their tokens]",
+            "p of the model",
+            "p with neighbours",
+        ),
+        read=_example,
+        names=3,
+    ),
+)
 TRAINING = "training"
 """Among `datastores`, the training text."""
 

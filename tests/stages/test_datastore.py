@@ -14,7 +14,7 @@ from rlm.models.language_model import open_language_model
 from rlm.models.retro_training import load_retro
 from rlm.retrieval.datastore import Datastore
 from rlm.stages import documents as documents_stage
-from rlm.stages.datastore import key_places
+from rlm.stages.knn_examples import key_places
 from rlm.stages.retro_train import WEIGHTS
 from tests.stages.knn_world import MODEL, NEWS, STORE, KnnWorld, made, passed, write_knn_world
 from tests.worlds import Surroundings
