@@ -44,6 +44,8 @@ PADDING = 16
 """Batches are filled up to a multiple of this, because products with few columns take slow paths."""
 MAPPED = 1 << 30
 """Bytes of a memory map that may stay resident; of a larger one, what was read is let go of."""
+BIASES = 3
+"""Numbers of bfloat16 that hold one of float32."""
 SLACK = 1.001
 """Of the error bound, for its own rounding."""
 
@@ -57,6 +59,7 @@ class Exact(Index):
             is fast at it. float32 scans the embeddings where they are.
         embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map, to which nobody writes.
         device: scans there; candidates are re-ranked where `embeddings` lie.
+        bias: float32 [passages], added to every score of a passage, which is then x z + b.
 
     Raises:
         ValueError: embeddings that are not finite.
@@ -65,24 +68,38 @@ class Exact(Index):
     config: ExactIndex | ShardedExact
 
     def __init__(
-        self, config: ExactIndex | ShardedExact, embeddings: Embeddings, device: torch.device | str = "cpu"
+        self,
+        config: ExactIndex | ShardedExact,
+        embeddings: Embeddings,
+        device: torch.device | str = "cpu",
+        bias: Tensor | None = None,
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self.embeddings = torch.as_tensor(embeddings)
         large = isinstance(embeddings, np.memmap) and embeddings.nbytes > MAPPED
         self._map: Any = embeddings if large else None
+        # the bias as a sum of three numbers of the scan's type, each multiplied by one
+        self._biases = 0 if bias is None else BIASES
+        self._bias = 0.0 if bias is None else float(bias.abs().max())
         if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
-            self._scanned = torch.empty(self.size, self.dim, dtype=torch.bfloat16, device=self.device)
+            self._scanned = torch.empty(self.size, self.dim + self._biases, dtype=torch.bfloat16, device=self.device)
             centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
         else:
             self._scanned, centre = self.embeddings.to(self.device, torch.float32), torch.zeros((), device=self.device)
+            if bias is not None:
+                self._scanned = torch.nn.functional.pad(self._scanned, (0, BIASES))
         self._memory: dict[str, Tensor] = {}
         norms, residuals = [], []
         for start in range(0, self.size, ROWS):
             rows = self.embeddings[start : start + ROWS].to(self.device, torch.float32) - centre
-            scanned = self._scanned[start : start + ROWS]
+            scanned = self._scanned[start : start + ROWS, : self.dim]
             if scanned.dtype == torch.bfloat16:
                 scanned.copy_(rows)
+            if bias is not None:
+                rest = bias[start : start + ROWS].to(self.device, torch.float32)
+                for column in self._scanned[start : start + ROWS, self.dim :].T:
+                    column.copy_(rest)
+                    rest = rest - column.float()
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
             self._let_go()
@@ -135,7 +152,8 @@ class Exact(Index):
         low = queries.to(self._scanned.dtype)
         positive = positive and low.dtype == torch.bfloat16 and group > 1
         # [groups of groups, groups, queries]
-        maxima = self._group_maxima(low, group, groups, positive)
+        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
+        maxima = self._group_maxima(wide, group, groups, positive)
         # [groups of groups, queries]
         coarse = _maxima(maxima, positive)
         reached = coarse.float().T.contiguous().topk(k).values[:, -1]
@@ -148,13 +166,13 @@ class Exact(Index):
         if len(first) * group > CANDIDATES and len(queries) > 1:
             halves = [self._best(half, k) for half in queries.chunk(2)]
             return torch.cat([scores for scores, _ in halves]), torch.cat([ids for _, ids in halves])
-        row, query = self._within(first, query, group, low, floor)
+        row, query = self._within(first, query, group, wide, floor)
         return self._rank(row, query, queries, k)
 
     def _group_maxima(self, low: Tensor, group: int, groups: int, positive: bool) -> Tensor:
         """Largest scanned score of each group, -inf where a group is empty: [groups of groups, groups, queries]."""
         count, columns = -(-self.size // (group * groups)), -(-len(low) // PADDING) * PADDING
-        padded = low.new_zeros(columns, self.dim)
+        padded = low.new_zeros(columns, low.shape[1])
         padded[: len(low)] = low
         step = max(1, BLOCK[self.device.type] // (columns * group)) * group
         maxima = self._kept("maxima", count * groups, columns)
@@ -185,7 +203,8 @@ class Exact(Index):
             rounding += 2.0**-6  # partial sums may be
         length = low.float().norm(dim=1)
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
-        error = SLACK * (error + rounding * length * (self._norm + self._residual)) + 1e-30
+        sums = length * (self._norm + self._residual) + self._bias
+        error = SLACK * (error + rounding * sums) + self._bias * 2.0**-23 + 1e-30
         half_a_unit = torch.finfo(low.dtype).eps / 2
         # rounding keeps order: a score that is not below this before it is rounded is not below it after
         return (reached.double() - SLACK * half_a_unit * reached.abs() - 2 * error).to(low.dtype)
@@ -197,7 +216,7 @@ class Exact(Index):
         for firsts, of in zip(first.split(ROWS // group), query.split(ROWS // group), strict=True):
             rows = firsts[:, None] + offsets
             vectors = self._scanned.index_select(0, rows.flatten().clamp(max=self.size - 1))
-            scores = torch.bmm(vectors.view(-1, group, self.dim), low[of].unsqueeze(2)).squeeze(2)
+            scores = torch.bmm(vectors.view(-1, group, low.shape[1]), low[of].unsqueeze(2)).squeeze(2)
             pair, inner = ((scores >= floor[of, None]) & (rows < self.size)).nonzero(as_tuple=True)
             kept.append((rows[pair, inner], of[pair]))
         return torch.cat([row for row, _ in kept]), torch.cat([of for _, of in kept])

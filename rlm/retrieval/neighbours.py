@@ -129,10 +129,10 @@ def write_neighbours(
         arrays["ids"][first:last], arrays["scores"][first:last] = ids.numpy(), scores.numpy()
         for array in arrays.values():
             array.flush()
-        _replace(folder / _MARK, {**described, "shard": shard, "done": last})
+        replace_json(folder / _MARK, {**described, "shard": shard, "done": last})
         if progress is not None:
             progress(last, len(text))
-    _replace(folder / _SIDECAR, described)
+    replace_json(folder / _SIDECAR, described)
     (folder / _MARK).unlink(missing_ok=True)
 
 
@@ -154,7 +154,8 @@ def _open_work(folder: Path, described: dict[str, Any], shard: int) -> tuple[dic
     }, 0
 
 
-def _replace(path: Path, described: Mapping[str, Any]) -> None:
+def replace_json(path: Path, described: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(described))
     os.replace(part, path)

@@ -48,6 +48,37 @@ class ColumnCurve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeatMap:
+    """A figure over two numbers, from a JSON file that a stage writes; drawn for the first row that has it."""
+
+    title: str
+    role: str
+    """Of the stage."""
+    file: str
+    """In its folder."""
+    x_label: str
+    y_label: str
+    read: Callable[[Mapping[str, Any]], tuple[list[float], list[float], list[list[float]]]] = field(compare=False)
+    """x, y, and the figures [y][x], from the file's content."""
+    better: Literal["higher", "lower"] = "lower"
+    decimals: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """Single cases, from a JSON Lines file that a stage writes; shown for the first row that has it."""
+
+    title: str
+    role: str
+    file: str
+    header: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], list[str]] = field(compare=False)
+    """One case's cells, from its line."""
+    names: int = 1
+    """Columns of words before those of figures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """One figure of a row, measured on units that the statistics resample."""
 
@@ -76,6 +107,8 @@ class Column:
     """What alone determines the figure, in words, where the stage's inputs do: rows that share them must agree."""
     over_steps: Plot | None = None
     """The figure over training."""
+    setting: bool = False
+    """What the row reads with, not how good it is: it has no plot, and no test against the baseline."""
 
     def shown(self, figure: float) -> str:
         """With its decimals."""
@@ -208,4 +241,35 @@ def perplexity(*, role: str, file: str = "documents.jsonl", over_steps: Plot | N
         decimals=2,
         compared_weights="tokens",
         over_steps=over_steps,
+    )
+
+
+def read_beside(name: str, label: str, *, role: str, decimals: int, file: str = "documents.jsonl") -> Column:
+    """A number that a row's model reads with, such as lambda: chosen, or a mean over tokens."""
+    return Column(
+        name=name,
+        label=label,
+        role=role,
+        file=file,
+        read=lambda line: (line[name] * line["tokens"], line["tokens"]),
+        units="documents",
+        unit="",
+        difference_unit="",
+        decimals=decimals,
+        setting=True,
+    )
+
+
+def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
+    """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
+    return Column(
+        name="tokens_helped",
+        label="tokens helped",
+        role=role,
+        file=file,
+        read=lambda line: (100 * line["helped"], line["tokens"]),
+        units="documents",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
     )

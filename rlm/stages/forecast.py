@@ -141,6 +141,8 @@ class Forecast:
         if source is None:
             return 0.0
         metrics = self._records.get(source.folder, {}).get("metrics", {})
+        if source.name == "datastore" and not metrics:
+            return self._size(source, "text")
         return self._size_of(source.name, to_plain(source.config), metrics)
 
     def _recorded(self, record: Mapping[str, Any], role: str) -> float:
@@ -148,7 +150,7 @@ class Forecast:
         return 0.0 if source is None else self._size_of(source["name"], source["config"], source.get("metrics", {}))
 
     def _size_of(self, name: str, config: Any, metrics: Mapping[str, float]) -> float:
-        counted = {"corpus": "passages", "documents": "tokens"}.get(name)
+        counted = {"corpus": "passages", "documents": "tokens", "datastore": "keys"}.get(name)
         if counted is None:
             return 0.0
         if counted in metrics:

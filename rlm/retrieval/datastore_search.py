@@ -1,0 +1,244 @@
+"""The nearest keys of a datastore by squared L2 distance, with keys streamed from the disk in segments.
+
+|q - k|^2 = |q|^2 - 2 (q k - |k|^2 / 2): the nearest key is the one with the largest inner product plus a bias, which
+`rlm.retrieval.exact` scans in bfloat16 with a bound on the error. Distances are then computed from the keys themselves,
+in float32. Keys and queries are moved by the mean key first, which changes no distance and makes the bias small.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.exact import Exact
+from rlm.retrieval.faiss_indexes import (
+    CODES,
+    FILE,
+    SAMPLED_POINTS,
+    TRAINING_POINTS,
+    import_faiss,
+    read_index,
+    to_array,
+)
+
+SEGMENT = {"cpu": 1 << 28, "cuda": 1 << 34}
+"""Bytes of float16 keys in a segment."""
+HELD = {"cpu": 1 << 30, "cuda": 1 << 36}
+"""Bytes of float16 keys that stay in memory from search to search; beyond, all are read again each time."""
+RANKED = 1 << 24
+"""Numbers of candidates' keys that are compared together."""
+SAMPLE = 1 << 12
+"""Keys whose mean is the centre."""
+QUERIES = 64
+"""Whose distances are computed again together."""
+
+
+class DatastoreIndex(Protocol):
+    """Finds keys of a datastore."""
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest keys of each query, nearest first.
+
+        Args:
+            queries: float32 [queries, dim].
+            k: keys wanted.
+
+        Returns:
+            squared distances float32 and ids int64, each [queries, k], on the CPU.
+
+        Raises:
+            ValueError: another width, or a k above the number of keys.
+        """
+
+
+def check_search(store: Datastore, queries: Tensor, k: int) -> None:
+    """Raise ValueError unless the datastore can be asked so."""
+    if queries.ndim != 2 or queries.shape[1] != store.dim:
+        raise ValueError(
+            f"queries are {tuple(queries.shape)}, the datastore's keys have a width of {store.dim}; make both with one "
+            "model and key function"
+        )
+    if not 1 <= k <= len(store):
+        raise ValueError(f"k = {k} of a datastore of {len(store)} keys; ask for 1 to {len(store)}")
+    if not bool(torch.isfinite(queries).all()):
+        raise ValueError("queries hold NaN or infinity: did the model's training diverge?")
+
+
+def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """float32 [queries, dim] and [queries, candidates, dim] to [queries, candidates]; 0 where they are equal."""
+    return (keys - queries[:, None]).square_().sum(2)
+
+
+class _Segment(Exact):
+    """Some keys, the first of them number `first`."""
+
+    def __init__(self, first: int, keys: NDArray, centre: Tensor, config: ExactIndex, device: torch.device) -> None:
+        self.first, self._centre = first, centre.to(device)
+        held = torch.from_numpy(keys).to(device)
+        bias = torch.cat([(rows.float() - self._centre).square().sum(1) for rows in held.split(1 << 16)]) / -2
+        super().__init__(config, held, device, bias)  # type: ignore[arg-type]
+
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Squared distances and ids of the min(k, keys) nearest."""
+        distances, rows = self.best(queries.to(self.device) - self._centre, min(k, self.size))
+        return distances.cpu(), rows.cpu() + self.first
+
+    def _rank(self, row: Tensor, query: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of the candidates, in float32, ties by lower id."""
+        order = torch.argsort(query * self.size + row)
+        row, counts = row[order], torch.bincount(query, minlength=len(queries))
+        starts, most = counts.cumsum(0) - counts, int(counts.max())
+        found = []
+        for some in torch.arange(len(queries), device=row.device).split(max(1, RANKED // (most * self.dim))):
+            # [queries, candidates]
+            place = torch.arange(int(counts[some].max()), device=row.device).expand(len(some), -1)
+            outside = place >= counts[some, None]
+            rows = row[(starts[some, None] + place).clamp(max=len(row) - 1)]
+            keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre)
+            distances = squared_distances(queries[some], keys.view(*rows.shape, -1)).masked_fill_(outside, torch.inf)
+            distances, best = torch.sort(distances, dim=1, stable=True)
+            found.append((distances[:, :k], rows.gather(1, best[:, :k])))
+        return torch.cat([distances for distances, _ in found]), torch.cat([rows for _, rows in found])
+
+
+class ExactSearch:
+    """Every key is compared.
+
+    Args:
+        store: searched.
+        config: `dtype` of the scan.
+        devices: that search; each takes every so manieth segment.
+        segment: keys in a segment; None takes as many as `SEGMENT` bytes hold.
+    """
+
+    def __init__(
+        self, store: Datastore, config: ExactIndex, devices: Sequence[str] = ("cpu",), segment: int | None = None
+    ) -> None:
+        self.store, self.config, self.devices = store, config, [torch.device(name) for name in devices]
+        kind = self.devices[0].type
+        self._rows = segment or max(1, SEGMENT[kind] // (2 * store.dim))
+        # one for all segments, so that equal keys are at equal distances wherever they are
+        self._centre = torch.from_numpy(store.take(np.arange(0, len(store), -(-len(store) // SAMPLE)))).float().mean(0)
+        hold = 2 * store.dim * len(store) <= HELD[kind] * len(devices)
+        self._held: list[_Segment] | None = list(self._read()) if hold else None
+
+    def _read(self) -> Iterator[_Segment]:
+        for number, first in enumerate(range(0, len(self.store), self._rows)):
+            keys = np.concatenate([rows for _, rows in self.store.slices(start=first, stop=first + self._rows)])
+            yield _Segment(first, keys, self._centre, self.config, self.devices[number % len(self.devices)])
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        check_search(self.store, queries, k)
+        queries = queries.float()
+        best: tuple[Tensor, Tensor] | None = None
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            segments = iter(self._held if self._held is not None else self._read())
+            while some := list(islice(segments, len(self.devices))):
+                for found in pool.map(lambda segment: segment.nearest(queries, k), some):
+                    best = found if best is None else _merged(best, found, k)
+        assert best is not None
+        return best
+
+
+def _merged(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of both; where distances are equal, those of the first come before."""
+    distances, ids = (torch.cat(pair, 1) for pair in zip(first, second, strict=True))
+    distances, order = torch.sort(distances, dim=1, stable=True)
+    return distances[:, :k], ids.gather(1, order[:, :k])
+
+
+class FaissSearch:
+    """Keys found by faiss: all compared in float32, or in inverted lists by quantised distances.
+
+    Args:
+        store: that the index was built from.
+        config: `probes` and `rerank` of `ivf_pq`.
+        index: of faiss.
+    """
+
+    def __init__(self, store: Datastore, config: FaissFlat | FaissIvfPq, index: Any) -> None:
+        if (index.ntotal, index.d) != (len(store), store.dim):
+            raise ValueError(
+                f"an index of {index.ntotal} keys of width {index.d}, the datastore has {len(store)} of {store.dim}; "
+                "build it again"
+            )
+        self.store, self.config, self.index = store, config, index
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        check_search(self.store, queries, k)
+        array, rerank = to_array(queries), getattr(self.config, "rerank", 0)
+        depth = min(k * max(1, rerank), len(self.store))
+        distances, ids = self._found(array, depth)
+        if not rerank:
+            return torch.from_numpy(distances[:, :k]), torch.from_numpy(ids[:, :k])
+        parts = []
+        for some, candidates in zip(queries.float().split(QUERIES), torch.from_numpy(ids).split(QUERIES), strict=True):
+            keys = torch.from_numpy(self.store.take(candidates.numpy())).float()
+            again, order = torch.sort(squared_distances(some, keys), dim=1, stable=True)
+            parts.append((again[:, :k], candidates.gather(1, order[:, :k])))
+        return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+
+    def _found(self, queries: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Those with too few keys in their lists are searched in all lists."""
+        faiss = import_faiss()
+        if isinstance(self.config, FaissFlat):
+            faiss.cvar.distance_compute_blas_threshold = 1  # stock faiss takes a slow path for few queries
+            return self.index.search(queries, depth)
+        probes = min(self.config.probes, self.index.nlist)
+        distances, ids = self.index.search(queries, depth, params=faiss.SearchParametersIVF(nprobe=probes))
+        short = ids[:, -1] < 0
+        if short.any():
+            every = faiss.SearchParametersIVF(nprobe=self.index.nlist)
+            distances[short], ids[short] = self.index.search(queries[short], depth, params=every)
+        return distances, ids
+
+
+def build_faiss(config: FaissFlat | FaissIvfPq, store: Datastore) -> Any:
+    """Train on a sample of the keys, and add all, some at a time.
+
+    Raises:
+        ValueError: too few keys, or a width that is no multiple of the sub-quantizers.
+    """
+    faiss = import_faiss()
+    if isinstance(config, FaissFlat):
+        index = faiss.IndexFlatL2(store.dim)
+    else:
+        if len(store) < CODES:
+            raise ValueError(f"`ivf_pq` needs at least {CODES} keys to learn from, not {len(store)}: use `kind: exact`")
+        if store.dim % config.sub_quantizers:
+            raise ValueError(
+                f"index.sub_quantizers: {config.sub_quantizers} do not divide the keys' width of {store.dim}; write a "
+                "divisor"
+            )
+        lists = min(config.lists, max(1, len(store) // TRAINING_POINTS))
+        index = faiss.IndexIVFPQ(faiss.IndexFlatL2(store.dim), store.dim, lists, config.sub_quantizers, 8)
+        index.pq.cp.min_points_per_centroid = 1  # else a warning for each sub-quantizer
+        sample = np.random.default_rng(0).permutation(len(store))[: SAMPLED_POINTS * max(lists, CODES)]
+        index.train(to_array(store.take(np.sort(sample))))
+    for _, keys in store.slices():
+        index.add(to_array(keys))
+    return index
+
+
+def save_faiss(index: Any, folder: Path) -> None:
+    """Write the index to a folder."""
+    import_faiss().write_index(index, str(folder / FILE))
+
+
+def open_search(
+    config: ExactIndex | FaissFlat | FaissIvfPq, store: Datastore, folder: Path | None, devices: Sequence[str]
+) -> DatastoreIndex:
+    """The search that the configuration names; `ivf_pq` reads its index from `folder`."""
+    if isinstance(config, ExactIndex):
+        return ExactSearch(store, config, devices)
+    if folder is None:
+        return FaissSearch(store, config, build_faiss(config, store))
+    return FaissSearch(store, config, read_index(folder))

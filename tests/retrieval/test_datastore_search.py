@@ -1,0 +1,147 @@
+"""Nearest keys against a loop in float64 over the whole datastore."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
+from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
+
+DIM, KEYS = 24, 3000
+
+
+def stored(folder: Path, keys: np.ndarray, dtype="float32") -> Datastore:
+    writer = DatastoreWriter(folder, keys.shape[1], 100, {"model": "lm", "key": "ffn_input"}, dtype, shard=700)
+    writer.append(keys, np.arange(len(keys)) % 100)
+    writer.close()
+    return Datastore.open(folder)
+
+
+@pytest.fixture(scope="module")
+def states() -> tuple[np.ndarray, torch.Tensor]:
+    """Keys in clusters, of unequal length and far from 0, some of them twice; queries near some, equal to some, and
+    far from all."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((40, DIM))
+    keys = centres[rng.integers(40, size=KEYS)] + 0.5 * rng.standard_normal((KEYS, DIM)) + 3
+    keys = (keys * rng.uniform(0.5, 1.5, (KEYS, 1))).astype(np.float16).astype(np.float32)
+    keys[1000:1100] = keys[:100]
+    queries = np.concatenate([keys[:50] + 0.2 * rng.standard_normal((50, DIM)), keys[50:60], -20 * keys[60:65]])
+    return keys, torch.from_numpy(queries.astype(np.float32))
+
+
+def by_hand(keys: np.ndarray, queries: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    distances = np.stack([((keys.astype(float) - query) ** 2).sum(1) for query in queries.double().numpy()])
+    ids = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, ids, 1), ids
+
+
+@pytest.mark.parametrize("k", [1, 7, 256, KEYS])
+@pytest.mark.parametrize("segment", [None, 512])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored_as", ["float32", "float16"])
+def test_exact__finds_what_a_loop_finds(tmp_path: Path, states, k: int, segment, dtype, stored_as) -> None:
+    keys, queries = states
+    search = ExactSearch(stored(tmp_path / "a", keys, stored_as), ExactIndex(dtype=dtype), segment=segment)
+    distances, ids = search.search(queries, k)
+    wanted, wanted_ids = by_hand(keys, queries, k)
+    assert distances.dtype == torch.float32 and ids.dtype == torch.int64
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-5)
+    assert bool((distances.diff(dim=1) >= 0).all())
+    # keys that float32 cannot tell apart may come in another order
+    same = (ids.numpy() == wanted_ids) | (np.abs(distances.numpy() - wanted) < 1e-4 * (1 + wanted))
+    assert same.all() and (ids.numpy() == wanted_ids).mean() > 0.999
+    assert all(len(set(row)) == k for row in ids.tolist())
+
+
+def test_exact__gives_a_key_itself_the_distance_0(tmp_path: Path, states) -> None:
+    distances, ids = ExactSearch(stored(tmp_path, states[0]), ExactIndex()).search(states[1][50:60], 2)
+    assert ids[:, 0].tolist() == list(range(50, 60)) and ids[:, 1].tolist() == list(range(1050, 1060))
+    assert bool((distances == 0).all())
+
+
+def test_exact__when_another_corpus_is_appended(tmp_path: Path, states) -> None:
+    keys, queries = states
+    parts = [stored(tmp_path / "a", keys[:1300]), stored(tmp_path / "b", keys[1300:], "float16")]
+    found = ExactSearch(Datastore.joined(parts), ExactIndex(), segment=512).search(queries, 64)
+    whole = ExactSearch(stored(tmp_path / "whole", keys), ExactIndex()).search(queries, 64)
+    assert all(torch.equal(one, other) for one, other in zip(found, whole, strict=True))
+
+
+def test_exact__on_several_devices(tmp_path: Path, states) -> None:
+    store = stored(tmp_path, states[0])
+    one, two = (ExactSearch(store, ExactIndex(), ["cpu"] * n, segment=512).search(states[1], 64) for n in (1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_exact__when_nothing_is_held(tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stored(tmp_path, states[0])
+    held = ExactSearch(store, ExactIndex(), segment=512).search(states[1], 64)
+    monkeypatch.setattr("rlm.retrieval.datastore_search.HELD", {"cpu": 0})
+    streamed = ExactSearch(store, ExactIndex(), segment=512)
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(held, streamed.search(states[1], 64), strict=True))
+
+
+def test_faiss_flat__finds_what_a_loop_finds(tmp_path: Path, states) -> None:
+    search = open_search(FaissFlat(), stored(tmp_path, states[0]), None, ["cpu"])
+    distances, ids = search.search(states[1][:50], 64)
+    wanted, wanted_ids = by_hand(states[0], states[1][:50], 64)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-3, atol=1e-3)
+    assert (ids.numpy() == wanted_ids).mean() > 0.98
+
+
+def recall(ids: torch.Tensor, wanted: np.ndarray) -> float:
+    return float(
+        np.mean([len(set(row) & set(true)) / len(true) for row, true in zip(ids.tolist(), wanted, strict=True)])
+    )
+
+
+@pytest.mark.parametrize(("rerank", "least"), [(0, 0.55), (1, 0.55), (4, 0.98)])
+def test_ivf_pq__finds_most(tmp_path: Path, states, rerank: int, least: float) -> None:
+    keys, queries = states
+    config, store = FaissIvfPq(lists=16, sub_quantizers=12, probes=8, rerank=rerank), stored(tmp_path, keys)
+    distances, ids = FaissSearch(store, config, build_faiss(config, store)).search(queries, 32)
+    wanted_ids = by_hand(keys, queries, 32)[1]
+    assert recall(ids, wanted_ids) > least
+    assert bool((distances.diff(dim=1) >= 0).all())
+    own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+    if rerank:
+        np.testing.assert_allclose(distances, own, rtol=1e-5, atol=1e-5)
+    else:
+        assert np.abs(distances.numpy() - own).max() > 1e-2, "quantised distances are not those of the keys"
+
+
+def test_ivf_pq__when_saved(tmp_path: Path, states) -> None:
+    store = stored(tmp_path / "store", states[0])
+    config = FaissIvfPq(lists=16, sub_quantizers=12, probes=2, rerank=1)
+    index = build_faiss(config, store)
+    save_faiss(index, tmp_path)
+    before = FaissSearch(store, config, index).search(states[1], 900)  # more than two lists hold
+    after = open_search(config, store, tmp_path, ["cpu"]).search(states[1], 900)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert bool((before[1] >= 0).all())
+    with pytest.raises(ValueError, match="an index of 3000 keys of width 24, the datastore has 2000"):
+        FaissSearch(stored(tmp_path / "less", states[0][:2000]), config, index)
+
+
+def test_ivf_pq__when_it_cannot_be_built(tmp_path: Path, states) -> None:
+    with pytest.raises(ValueError, match="sub_quantizers: 7 do not divide the keys' width of 24"):
+        build_faiss(FaissIvfPq(sub_quantizers=7), stored(tmp_path / "a", states[0]))
+    with pytest.raises(ValueError, match="at least 256 keys to learn from, not 100"):
+        build_faiss(FaissIvfPq(), stored(tmp_path / "b", states[0][:100]))
+
+
+@pytest.mark.parametrize("config", [ExactIndex(), FaissFlat()])
+def test_search__when_it_cannot_be(tmp_path: Path, states, config) -> None:
+    search = open_search(config, stored(tmp_path, states[0][:50]), None, ["cpu"])
+    for k in (0, 51):
+        with pytest.raises(ValueError, match=f"k = {k} of a datastore of 50 keys; ask for 1 to 50"):
+            search.search(states[1], k)
+    with pytest.raises(ValueError, match=r"queries are \(2, 5\), the datastore's keys have a width of 24"):
+        search.search(torch.zeros(2, 5), 1)
+    with pytest.raises(ValueError, match="NaN"):
+        search.search(torch.full((2, DIM), torch.nan), 1)
