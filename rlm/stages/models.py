@@ -14,6 +14,14 @@ from rlm.stages.experiment import (
     realm_measured_on,
     realm_stages,
 )
+from rlm.stages.knn_mt_experiment import (
+    KnnMtExperiment,
+    check_knn_mt,
+    knn_mt_columns,
+    knn_mt_datasets,
+    knn_mt_measured_on,
+    knn_mt_stages,
+)
 from rlm.stages.retro_experiment import (
     RetroExperiment,
     check_retro,
@@ -72,5 +80,15 @@ MODELS = {
         measured_on=retro_measured_on,
         check=check_retro,
         curves=retro_curves,
+    ),
+    "knn_mt": Model(
+        experiment=KnnMtExperiment,
+        datasets=knn_mt_datasets,
+        stages=knn_mt_stages,
+        leaves=("score", "elsewhere_score", "translate"),
+        columns=knn_mt_columns,
+        measured_on=knn_mt_measured_on,
+        check=check_knn_mt,
+        live=("bleu", "tokens_per_second"),
     ),
 }

@@ -28,6 +28,11 @@ VERSIONS = {
     "retro_train": 1,
     "perplexity": 2,
     "leakage": 1,
+    "parallel": 1,
+    "mt_train": 1,
+    "mt_datastore": 1,
+    "mt_translate": 1,
+    "mt_score": 1,
 }
 
 
