@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from rlm.data.config import PretrainedTokenizer
@@ -23,6 +24,7 @@ from rlm.models.translation_config import (
     TranslationTraining,
     TranslatorConfig,
 )
+from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.stages.checks import check_training
 from rlm.stages.columns import Column, corpus_metric, tokens_per_second
 from rlm.stages.stage import Stage
@@ -59,6 +61,9 @@ class KnnMtExperiment:
     train: TranslationTraining | None = None
     """None for checkpoints."""
     datastore: TranslationDatastore = field(default_factory=TranslationDatastore)
+    search: ExactIndex | FaissFlat | FaissIvfPq = field(default_factory=ExactIndex)
+    """With `ivf_pq`, `rerank` times k keys are found, and their distances computed again from the full keys; 0 keeps the
+    quantised distances."""
     decode: DecodingConfig = field(default_factory=DecodingConfig)
 
 
@@ -85,9 +90,16 @@ def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
         f"the test pairs of {dataset}, elsewhere those of {experiment.domains[dataset].elsewhere}",
         f"BLEU {SIGNATURE.format(version=version('sacrebleu'))}",
         f"beams of {decode.beams}",
-        *([f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}"] if knn.weight else []),
+        *([f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"] if knn.weight else []),
     ]
     return "; ".join(parts)
+
+
+def _found(e: KnnMtExperiment) -> str:
+    """How neighbours are searched, in words."""
+    if isinstance(e.search, FaissIvfPq):
+        return "IVF-PQ with distances from the full keys" if e.search.rerank else "IVF-PQ with quantised distances"
+    return "exact search"
 
 
 def knn_mt_stages(
@@ -123,7 +135,7 @@ def knn_mt_stages(
         model["model"] = trained
         stages |= {"training_text": training, "train": trained}
     retrieved: dict[str, Stage] = {}
-    decode = e.decode
+    decode, search = e.decode, e.search
     # which pairs are read, the inputs tell
     settings = replace(e.datastore, of=(OWN,), fraction=1.0)
     if decode.knn.weight:
@@ -138,11 +150,12 @@ def knn_mt_stages(
             )
     else:
         decode, settings = replace(decode, knn=NearestTokens(weight=0.0)), TranslationDatastore()
+        search = ExactIndex()
     for role, domain in (("", dataset), ("elsewhere_", e.domains[dataset].elsewhere)):
         test = text((domain, e.domains[domain].test))
         translate = Stage(
             name="mt_translate",
-            config={"model": e.model, "key": settings.key, "decode": decode},
+            config={"model": e.model, "key": settings.key, "search": search, "decode": decode},
             inputs={"text": test, **model, **retrieved},
             content=of_checkpoint,
         )
@@ -247,6 +260,8 @@ def _numbers(e: KnnMtExperiment) -> list[str]:
         mistakes.append(f"decode.knn.weight: lambda is {knn.weight}; write a number from 0 (the model alone) to 1")
     if not knn.temperature > 0:
         mistakes.append(f"decode.knn.temperature: found {knn.temperature}; write a number above 0, such as 10")
+    if not isinstance(e.search, ExactIndex) and find_spec("faiss") is None:
+        mistakes.append(f"search.kind: {e.search.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
     if not 0 < e.datastore.fraction <= 1:
         mistakes.append(f"datastore.fraction: found {e.datastore.fraction}; write a share above 0, at most 1")
     for name, value in (

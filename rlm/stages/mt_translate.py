@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
@@ -27,7 +26,7 @@ TRANSLATIONS, SPEED, _PART = "translations.jsonl", "speed.jsonl", "part.jsonl"
 
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
     """Writes `translations.jsonl` (id, source, hypothesis, reference) and `speed.jsonl` (id, tokens, seconds), in the
-    order of the text; an interrupted run goes on after the sentences that were translated.
+    order of the text; an interrupted run goes on after the batches that were translated.
 
     Raises:
         ValueError: a datastore of another model or key, k above its size, or a sentence that is too long.
@@ -50,14 +49,17 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
                 ids = translate(model, pair_batch(text, batch, IGNORED), decode, processors)
                 seconds = time.perf_counter() - started
                 texts = [each.strip() for each in text.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-                tokens = (ids[:, 1:] != text.pad).sum(1).tolist()
+                # what stands after the first end of sentence is padding, whatever it is
+                ended = ids[:, 1:] == text.tokenizer.eos_token_id
+                tokens = (ended.cumsum(1) - ended.long() == 0).sum(1).tolist()
                 finished.append({"hypotheses": texts, "tokens": tokens, "seconds": seconds})
             file.write(json.dumps(finished[number], ensure_ascii=False) + "\n")
             file.flush()
             context.progress(number + 1, len(batches))
     _write(folder, text, batches, finished)
     part.unlink()
-    tokens, seconds = (sum(map(total, finished)) for total in (lambda each: sum(each["tokens"]), lambda e: e["seconds"]))
+    tokens = sum(sum(each["tokens"]) for each in finished)
+    seconds = sum(each["seconds"] for each in finished)
     return {"sentences": len(text), "tokens": tokens, "tokens_per_second": tokens / seconds}
 
 
@@ -91,7 +93,7 @@ def _nearest(config: Any, inputs: dict[str, Path], context: Context) -> Nearest:
     made_of = made_of_states(config["model"], config["key"], inputs)
     folders = [folder / DATASTORE for role, folder in sorted(inputs.items()) if role.startswith("datastore")]
     datastore = Datastore.joined([Datastore.open(folder, **made_of) for folder in folders])
-    search = open_search(config.get("search"), datastore, accelerator(context.runtime))
+    search = open_search(config["search"], datastore, None, (accelerator(context.runtime),))
 
     def nearest(states: Tensor, k: int) -> tuple[Tensor, Tensor]:
         distances, ids = search.search(states.float(), k)
@@ -112,4 +114,4 @@ def _write(folder: Path, text: ParallelText, batches: list[Any], finished: list[
             lines[pair] = (json.dumps(shown, ensure_ascii=False), json.dumps(cost, ensure_ascii=False))
     for name, column in ((TRANSLATIONS, 0), (SPEED, 1)):
         with (folder / name).open("w", encoding="utf-8") as file:
-            file.writelines(lines[pair][column] + "\n" for pair in np.arange(len(text)).tolist())
+            file.writelines(lines[pair][column] + "\n" for pair in range(len(text)))
