@@ -77,7 +77,9 @@ def _records(path: Path, config: ParallelConfig) -> Iterator[Pair]:
         missing = [name for name, text in zip(names.values(), texts, strict=True) if not str(text or "").strip()]
         if missing:
             listed = ", ".join(f"`{name}`" for name in missing)
-            problems.add(f"{record.place}: no {listed}, or an empty one; the record has: {', '.join(fields) or 'nothing'}")
+            problems.add(
+                f"{record.place}: no {listed}, or an empty one; the record has: {', '.join(fields) or 'nothing'}"
+            )
         else:
             yield Pair(*map(str, texts))
     problems.check()
@@ -175,7 +177,9 @@ class ParallelText:
             described = json.loads((folder / "parallel.json").read_text())
             self.vocab_size, self.pad, count = (int(described[name]) for name in ("vocab_size", "pad", "pairs"))
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{folder}: no pairs of sentences, or damaged ones ({error}); delete the folder") from error
+            raise ValueError(
+                f"{folder}: no pairs of sentences, or damaged ones ({error}); delete the folder"
+            ) from error
         self.source, self.target = (Ragged.open(folder, side) for side in ("source", "target"))
         if {len(self.source), len(self.target)} != {count}:
             raise ValueError(f"{folder}: damaged ({len(self.source)} and {len(self.target)} rows of {count} pairs)")

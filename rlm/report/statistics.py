@@ -46,9 +46,7 @@ class Sample:
 
     def seeds_averaged(self) -> "Sample":
         """The same mean figure from one line of values, where the figure is linear in them; else all seeds."""
-        if self.aggregate != "ratio" or not np.array_equal(
-            self.weights, self.weights[:1].repeat(len(self.weights), 0)
-        ):
+        if self.aggregate != "ratio" or not np.array_equal(self.weights, self.weights[:1].repeat(len(self.weights), 0)):
             return self
         return Sample(self.values.mean(axis=0, keepdims=True), self.weights[:1])
 

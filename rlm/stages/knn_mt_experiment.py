@@ -38,8 +38,8 @@ SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}"
 class DomainConfig:
     """A domain to translate."""
 
-    train: ParallelConfig | None = None
-    """Pairs for datastores, and to train on; None where there are none."""
+    train: ParallelConfig
+    """Pairs for datastores, and to train on."""
     test: ParallelConfig
     """Pairs that are translated and scored."""
     elsewhere: str
@@ -90,7 +90,11 @@ def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
         f"the test pairs of {dataset}, elsewhere those of {experiment.domains[dataset].elsewhere}",
         f"BLEU {SIGNATURE.format(version=version('sacrebleu'))}",
         f"beams of {decode.beams}",
-        *([f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"] if knn.weight else []),
+        *(
+            [f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"]
+            if knn.weight
+            else []
+        ),
     ]
     return "; ".join(parts)
 
@@ -126,7 +130,7 @@ def knn_mt_stages(
     model: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
     if e.train is not None:
-        training = text(*((name, _train(e, name)) for name in e.training))
+        training = text(*((name, e.domains[name].train) for name in e.training))
         if not isinstance(e.tokenizer, PretrainedTokenizer):
             first["tokenizer"] = training
         trained = Stage(
@@ -141,7 +145,8 @@ def knn_mt_stages(
     if decode.knn.weight:
         for number, name in enumerate(e.datastore.of):
             domain = _domain(e, dataset, name)
-            pairs = replace(_train(e, domain), fraction=_train(e, domain).fraction * e.datastore.fraction)
+            pairs = e.domains[domain].train
+            pairs = replace(pairs, fraction=pairs.fraction * e.datastore.fraction)
             retrieved[f"datastore_{number}"] = Stage(
                 name="mt_datastore",
                 config={"model": e.model, "datastore": settings},
@@ -159,9 +164,7 @@ def knn_mt_stages(
             inputs={"text": test, **model, **retrieved},
             content=of_checkpoint,
         )
-        score = Stage(
-            name="mt_score", config={"sacrebleu": version("sacrebleu")}, inputs={"translations": translate}
-        )
+        score = Stage(name="mt_score", config={"sacrebleu": version("sacrebleu")}, inputs={"translations": translate})
         stages |= {f"{role}test": test, f"{role}translate": translate, f"{role}score": score}
     return stages | retrieved
 
@@ -170,12 +173,6 @@ def _domain(e: KnnMtExperiment, dataset: str, name: str) -> str:
     """The domain that `own`, `wrong` or a name means."""
     translated = e.domains[dataset]
     return {OWN: dataset, WRONG: translated.wrong or translated.elsewhere}.get(name, name)
-
-
-def _train(e: KnnMtExperiment, domain: str) -> ParallelConfig:
-    pairs = e.domains[domain].train
-    assert pairs is not None, "checked"
-    return pairs
 
 
 def _content(pairs: ParallelConfig, content: Callable[[Any], str]) -> str:
@@ -189,28 +186,17 @@ def check_knn_mt(experiment: KnnMtExperiment) -> list[str]:
 
 def _names(e: KnnMtExperiment) -> list[str]:
     mistakes = []
-
-    def trains(place: str, name: str) -> None:
+    named = [("training", name) for name in e.training]
+    named += [("datastore.of", name) for name in e.datastore.of if name not in (OWN, WRONG)]
+    for name, domain in e.domains.items():
+        named.append((f"domains.{name}.elsewhere", domain.elsewhere))
+        named += [] if domain.wrong is None else [(f"domains.{name}.wrong", domain.wrong)]
+        mistakes += [*_shares(f"domains.{name}.train", domain.train), *_shares(f"domains.{name}.test", domain.test)]
+    for place, name in named:
         if name not in e.domains:
             mistakes.append(f"{place}: no domain `{name}`; {nearest(name, e.domains)}")
-        elif e.domains[name].train is None:
-            mistakes.append(f"{place}: the domain `{name}` has no `train` pairs; give it some, or name another")
-
-    for name, domain in e.domains.items():
-        for role in ("elsewhere", "wrong"):
-            other = getattr(domain, role)
-            if other is not None and other not in e.domains:
-                mistakes.append(f"domains.{name}.{role}: no domain `{other}`; {nearest(other, e.domains)}")
-        for role in ("train", "test"):
-            pairs = getattr(domain, role)
-            mistakes += [] if pairs is None else _shares(f"domains.{name}.{role}", pairs)
-    for name in e.training:
-        trains("training", name)
     if not e.datastore.of:
         mistakes.append("datastore.of: names no domain; write [own], or `decode.knn.weight: 0` for the model alone")
-    for name in e.datastore.of:
-        if name not in (OWN, WRONG):
-            trains("datastore.of", name)
     return mistakes
 
 

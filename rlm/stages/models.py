@@ -85,7 +85,6 @@ MODELS = {
         experiment=KnnMtExperiment,
         datasets=knn_mt_datasets,
         stages=knn_mt_stages,
-        leaves=("score", "elsewhere_score", "translate"),
         columns=knn_mt_columns,
         measured_on=knn_mt_measured_on,
         check=check_knn_mt,

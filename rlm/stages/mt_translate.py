@@ -63,9 +63,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     return {"sentences": len(text), "tokens": tokens, "tokens_per_second": tokens / seconds}
 
 
-def translate(
-    model: Any, batch: dict[str, Tensor], decode: DecodingConfig, processors: LogitsProcessorList
-) -> Tensor:
+def translate(model: Any, batch: dict[str, Tensor], decode: DecodingConfig, processors: LogitsProcessorList) -> Tensor:
     """The best translation of each sentence as tokens, after the start token, padded: [batch, tokens]."""
     with torch.inference_mode():
         return model.generate(

@@ -29,7 +29,9 @@ def of_records(**settings) -> ParallelConfig:
 
 def test_read_pairs__of_records_takes_either_direction(tmp_path: Path) -> None:
     records(tmp_path / "pairs.jsonl.gz", ROWS)
-    assert list(read_pairs(of_records(), tmp_path)) == [Pair(**{"id": r["id"], "source": r["de"], "target": r["en"]}) for r in ROWS]
+    assert list(read_pairs(of_records(), tmp_path)) == [
+        Pair(**{"id": r["id"], "source": r["de"], "target": r["en"]}) for r in ROWS
+    ]
     other = ParallelConfig(source=FilesSource(files=("pairs.jsonl.gz",)), source_field="en", target_field="de")
     assert next(read_pairs(other, tmp_path)) == ("a", "A dog.", "Ein Hund.")
     assert next(read_pairs(of_records(prefix="translate: "), tmp_path)).source == "translate: Ein Hund."

@@ -7,7 +7,14 @@ from sacrebleu.metrics import BLEU, CHRF
 from rlm.metrics.translation import bleu, chrf, sentence_statistics, signatures
 
 HYPOTHESES = ["the cat sat on the mat .", "a dog runs", "", "Zwei Männer , die reden.", "no match here at all", "the"]
-REFERENCES = ["the cat sat on a mat .", "a dog is running fast", "something", "Zwei Männer reden .", "xyz uvw rst", "the"]
+REFERENCES = [
+    "the cat sat on a mat .",
+    "a dog is running fast",
+    "something",
+    "Zwei Männer reden .",
+    "xyz uvw rst",
+    "the",
+]
 
 
 def figures(hypotheses: list[str], references: list[str]) -> tuple[float, float]:

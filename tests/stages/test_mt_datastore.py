@@ -28,7 +28,9 @@ def contents(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def test_run__pairs_each_state_with_the_token_that_follows(world, tmp_path) -> None:
     """One pair at a time, without padding, in float32."""
-    keys, values = contents(datastore(tmp_path / "float32", world.law, world.model, TranslationDatastore(dtype="float32")))
+    keys, values = contents(
+        datastore(tmp_path / "float32", world.law, world.model, TranslationDatastore(dtype="float32"))
+    )
     text = ParallelText.open(world.law)
     assert len(values) == len(text.target.values), "every token of every translation, ends of sentences included"
     model = load_translator(MODEL, world.model / SAVED)
@@ -96,9 +98,16 @@ def test_run__refuses_a_sentence_that_the_model_cannot_read(world, tmp_path) -> 
 
     folder = tmp_path / "parallel-long"
     folder.mkdir()
-    write_pairs(folder, [Pair("short", "a b", "a b"), Pair("long", "zz " * 60, "a b")], ParallelText.open(world.law).tokenizer)
+    write_pairs(
+        folder, [Pair("short", "a b", "a b"), Pair("long", "zz " * 60, "a b")], ParallelText.open(world.law).tokenizer
+    )
     with pytest.raises(ValueError, match=r"the source of pair 'long' has \d+ tokens, the model reads 48"):
-        made(tmp_path / "run", mt_datastore, {"model": MODEL, "datastore": TranslationDatastore()}, {"text": folder, "model": world.model})
+        made(
+            tmp_path / "run",
+            mt_datastore,
+            {"model": MODEL, "datastore": TranslationDatastore()},
+            {"text": folder, "model": world.model},
+        )
 
 
 def test_run__reports_progress(world, tmp_path) -> None:
