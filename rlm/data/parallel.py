@@ -56,6 +56,7 @@ def describe(config: ParallelConfig) -> str:
 
 def _of_source(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
     source = config.source
+    found: Iterator[Pair]
     if isinstance(source, PhrasebookSource):
         return pairs(source)
     files = source_files(files_of(source).files, data)
@@ -112,7 +113,7 @@ def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterabl
             tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision)
         except (OSError, ValueError, ImportError) as error:
             raise ConfigError(
-                f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a downloaded checkpoint"
+                f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a checkpoint"
             ) from error
         if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
             raise ConfigError(f"tokenizer.name: `{config.name}` has no padding or no end of sentence; name another")

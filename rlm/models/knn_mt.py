@@ -1,4 +1,4 @@
-"""kNN-MT (Khandelwal et al. 2021, 2010.00710): at every step of beam search, the next tokens of like states count too."""
+"""kNN-MT (Khandelwal et al. 2021, 2010.00710): at every step of beam search, what followed like states counts too."""
 
 from collections.abc import Callable
 

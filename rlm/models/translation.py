@@ -11,44 +11,36 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PegasusConfig, PegasusForConditionalGeneration
 
 from rlm.data.pretrained import locate
+from rlm.errors import ConfigError
 from rlm.models.optimizer import configure
 from rlm.models.translation_config import PretrainedTranslator, ScratchTranslator, TranslationTraining
-from rlm.errors import ConfigError
 
 IGNORED = -100
 """Label of padding, as transformers has it."""
 
 
 def build_translator(config: ScratchTranslator, vocab_size: int, pad: int, eos: int) -> Any:
-    """An encoder-decoder with random weights: norms before each block, sinusoidal positions, one table of embeddings."""
-    width = config.hidden_size
-    shape = {
-        f"{side}_{name}": value
-        for side in ("encoder", "decoder")
-        for name, value in {
-            "layers": config.layers,
-            "attention_heads": config.heads,
-            "ffn_dim": 4 * width,
-        }.items()
+    """An encoder-decoder with random weights: norms before blocks, sinusoidal positions, one table of embeddings."""
+    shape: dict[str, Any] = {
+        "layers": config.layers,
+        "attention_heads": config.heads,
+        "ffn_dim": 4 * config.hidden_size,
     }
-    return PegasusForConditionalGeneration(
-        PegasusConfig(
-            vocab_size=vocab_size,
-            d_model=width,
-            **shape,
-            dropout=config.dropout,
-            attention_dropout=0.0,
-            activation_dropout=0.0,
-            max_position_embeddings=config.max_positions,
-            init_std=config.initial_std,
-            scale_embedding=True,
-            pad_token_id=pad,
-            eos_token_id=eos,
-            bos_token_id=None,
-            decoder_start_token_id=pad,
-            forced_eos_token_id=None,
-        )
-    )
+    settings = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in shape.items()} | {
+        "vocab_size": vocab_size,
+        "d_model": config.hidden_size,
+        "dropout": config.dropout,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": config.max_positions,
+        "init_std": config.initial_std,
+        "scale_embedding": True,
+        "pad_token_id": pad,
+        "eos_token_id": eos,
+        "bos_token_id": None,
+        "decoder_start_token_id": pad,
+        "forced_eos_token_id": None,
+    }
+    return PegasusForConditionalGeneration(PegasusConfig(**settings))
 
 
 def load_translator(config: ScratchTranslator | PretrainedTranslator, folder: Path | None) -> Any:

@@ -2,8 +2,8 @@
 
 A stage writes one line for each unit that it measures (a question, a document) into a JSON Lines file, with the unit's
 `id`. A column reads from a line the unit's value and weight, and is the ratio of their sums: a mean where every weight
-is 1. BLEU and chrF, which are no ratio, read a unit's statistics in place of a value. Imports nothing heavy; reports read
-nothing of a model but this.
+is 1. BLEU and chrF, which are no ratio, read a unit's statistics in place of a value. Imports nothing heavy; reports
+read nothing of a model but this.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ from math import log
 from typing import Any, Literal
 
 Aggregate = Literal["ratio", "exp_ratio", "bleu", "chrf"]
-"""Sum of the units' values over the sum of their weights; its exponential, as perplexity is; or the function of the sums
-of the units' statistics in `rlm.metrics.translation`."""
+"""Sum of the units' values over the sum of their weights; its exponential, as perplexity is; or the function of sums of
+the units' statistics in `rlm.metrics.translation`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

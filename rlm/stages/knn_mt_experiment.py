@@ -62,8 +62,8 @@ class KnnMtExperiment:
     """None for checkpoints."""
     datastore: TranslationDatastore = field(default_factory=TranslationDatastore)
     search: ExactIndex | FaissFlat | FaissIvfPq = field(default_factory=ExactIndex)
-    """With `ivf_pq`, `rerank` times k keys are found, and their distances computed again from the full keys; 0 keeps the
-    quantised distances."""
+    """With `ivf_pq`, `rerank` times k keys are found, and their distances computed again from the full keys; 0 keeps
+    the quantised distances."""
     decode: DecodingConfig = field(default_factory=DecodingConfig)
 
 
@@ -86,15 +86,12 @@ def knn_mt_columns(experiment: KnnMtExperiment) -> tuple[Column, ...]:
 def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
     """The test sentences, and all that the figures depend on, in words."""
     decode, knn = experiment.decode, experiment.decode.knn
+    settings = f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"
     parts = [
         f"the test pairs of {dataset}, elsewhere those of {experiment.domains[dataset].elsewhere}",
         f"BLEU {SIGNATURE.format(version=version('sacrebleu'))}",
         f"beams of {decode.beams}",
-        *(
-            [f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"]
-            if knn.weight
-            else []
-        ),
+        *([settings] if knn.weight else []),
     ]
     return "; ".join(parts)
 

@@ -16,7 +16,7 @@ from rlm.models.knn_mt import Nearest, NeighbourInterpolation
 from rlm.models.translation import IGNORED, DecoderStates
 from rlm.models.translation_config import DecodingConfig
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_search import open_search
+from rlm.retrieval.datastore_search import DatastoreIndex, open_search
 from rlm.stages.mt_datastore import DATASTORE, made_of_states, open_translator
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
@@ -92,10 +92,15 @@ def _nearest(config: Any, inputs: dict[str, Path], context: Context) -> Nearest:
     folders = [folder / DATASTORE for role, folder in sorted(inputs.items()) if role.startswith("datastore")]
     datastore = Datastore.joined([Datastore.open(folder, **made_of) for folder in folders])
     search = open_search(config["search"], datastore, None, (accelerator(context.runtime),))
+    return nearest_tokens(search, datastore)
+
+
+def nearest_tokens(search: DatastoreIndex, datastore: Datastore) -> Nearest:
+    """The search, with the tokens of the keys it finds."""
 
     def nearest(states: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        distances, ids = search.search(states.float(), k)
-        tokens = torch.from_numpy(datastore.take_values(ids.cpu().numpy()))
+        distances, ids = search.search(states.float().cpu(), k)
+        tokens = torch.from_numpy(datastore.take_values(ids.numpy()))
         return distances.to(states.device), tokens.to(states.device)
 
     return nearest

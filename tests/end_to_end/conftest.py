@@ -10,13 +10,15 @@ import yaml
 
 from tests.end_to_end.workplace import HERE, ROOT, TABLE, Command, environment, overlay
 
+SCALES = (("scale", "micro.yaml"), ("scale/retro", "micro_retro.yaml"), ("scale/knn_mt", "micro_knn_mt.yaml"))
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped experiments with a scale `micro`: tiny, with a few steps of each training."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
-    for scales, steps in (("scale", "micro.yaml"), ("scale/retro", "micro_retro.yaml")):
+    for scales, steps in SCALES:
         scale = folder / "experiments" / scales
         tiny, micro = (yaml.safe_load(path.read_text()) for path in (scale / "tiny.yaml", HERE / steps))
         (scale / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))
