@@ -1,8 +1,8 @@
 """Beam search with a datastore of a million keys, to the same model alone, in turn.
 
-An encoder-decoder with random weights translates random sentences, every translation as long as the others, so that both
-write the same number of tokens. Keys are the model's own states at random tokens, with noise, so that they lie as states
-do. Prints tokens/s of both and their ratio (median over rounds), for each kind of search.
+An encoder-decoder with random weights translates random sentences, every translation as long as the others, so that
+both write the same number of tokens. Keys are the model's own states at random tokens, with noise, so that they lie as
+states do. Prints tokens/s of both and their ratio (median over rounds), for each kind of search.
 
     python benchmarks/knn_mt_decoding.py [--keys 1000000] [--rounds 3] [--threads N] [--out FILE.md]
 """
