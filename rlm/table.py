@@ -98,9 +98,10 @@ class AblationTable:
         return of_rows[0]
 
     def measured_on(self, dataset: str) -> str:
-        """What the rows are measured on, in words."""
+        """What the rows are measured on, in words; what all say is said once."""
         describe = MODELS[self.model].measured_on
-        return "; ".join(dict.fromkeys(describe(experiment, dataset) for experiment in self.rows.values()))
+        parts = [part for experiment in self.rows.values() for part in describe(experiment, dataset).split("; ")]
+        return "; ".join(dict.fromkeys(parts))
 
     def cells(self, content: Callable[[Any], str]) -> list[Cell]:
         """One cell for every row, data set and seed.
@@ -203,7 +204,8 @@ def load_table(
     base = reduce(merge, [*map(read_yaml, base_paths), _mapping(overlay, "config", errors)])
     model = MODELS[file.model]
     experiments = _rows(document, base, model, parse_settings(settings), errors)
-    measured = [column.name for experiment in experiments.values() for column in model.columns(experiment)]
+    of_rows = [column for experiment in experiments.values() for column in model.columns(experiment)]
+    measured, always = ([column.name for column in of_rows if column.always >= least] for least in (False, True))
     table = AblationTable(
         name=path.stem,
         title=file.title or path.stem,
@@ -211,7 +213,7 @@ def load_table(
         scale=scale,
         datasets=tuple(datasets) or file.datasets,
         seeds=tuple(seeds) or file.seeds,
-        columns=file.columns or tuple(measured[:1]),
+        columns=tuple(dict.fromkeys([*(file.columns or measured[:1]), *always])),
         baseline=file.baseline or next(iter(experiments), ""),
         rows=experiments,
         trends=_trends(document, errors),

@@ -29,7 +29,7 @@ class Scores:
     seeds: tuple[int, ...]
     """The finished ones."""
     values: NDArray[np.float64]
-    """[seeds, units]"""
+    """[seeds, units], or [seeds, units, statistics]"""
     weights: NDArray[np.float64]
     """[seeds, units]"""
     stages: tuple[str, ...]
@@ -158,7 +158,7 @@ def _scores(column: Column, cells: list[Cell], results: Results, store: Path) ->
             continue
         path = stage_folder(store, stage) / column.file
         units, values, weights = _measured(path, path.stat().st_mtime_ns, column)
-        recorded = record["metrics"].get(column.name)
+        recorded = record["metrics"].get(column.metric or column.name)
         if recorded is None:  # a filter kept nothing
             results.notes.append(f"{cell.row} on {cell.dataset}: nothing to measure {column.label} on")
             continue

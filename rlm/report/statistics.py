@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlm.metrics.translation import bleu, chrf
 from rlm.stages.columns import Aggregate
 
 RESAMPLES = 10_000
@@ -17,14 +18,17 @@ _FEW = 64
 """Up to so many distinct units, it is drawn how often each occurs, instead of units."""
 _DRAWN_AT_ONCE = 2**20
 """Units, so that resampling takes little memory."""
+_OF_STATISTICS = {"bleu": bleu, "chrf": chrf}
+_STEP = 1e-4
+"""Relative, of the derivatives of figures that have no simple ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was measured of each unit: the figure of a seed is the ratio of sums over units, or its exponential."""
+    """What was measured of each unit: the figure of a seed is made from sums over units."""
 
     values: NDArray[np.float64]
-    """[seeds, units]"""
+    """[seeds, units], or [seeds, units, statistics]"""
     weights: NDArray[np.float64]
     """[seeds, units]; 1 where the figure is a mean."""
     aggregate: Aggregate = "ratio"
@@ -34,20 +38,28 @@ class Sample:
         return self.of(self.values.sum(axis=1), self.weights.sum(axis=1))
 
     def of(self, values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The figure from sums over units."""
+        """The figure from sums over units, [...] or [..., statistics]."""
+        if self.aggregate in _OF_STATISTICS:
+            return _OF_STATISTICS[self.aggregate](values)
         ratio = values / weights
         return np.exp(ratio) if self.aggregate == "exp_ratio" else ratio
 
     def seeds_averaged(self) -> "Sample":
         """The same mean figure from one line of values, where the figure is linear in them; else all seeds."""
-        if self.aggregate == "exp_ratio" or not np.array_equal(
-            self.weights, self.weights[:1].repeat(len(self.weights), 0)
-        ):
+        if self.aggregate != "ratio" or not np.array_equal(self.weights, self.weights[:1].repeat(len(self.weights), 0)):
             return self
         return Sample(self.values.mean(axis=0, keepdims=True), self.weights[:1])
 
     def influence(self) -> NDArray[np.float64]:
         """How far each unit pulls the figure, to first order (the delta method): its mean is 0, [units]."""
+        if self.aggregate in _OF_STATISTICS:
+            # [seeds, 1, statistics]; the figures do not change where all sums are scaled, so means do as well
+            mean = self.values.mean(axis=1, keepdims=True)
+            shifted = mean + _STEP * mean * np.eye(mean.shape[2])
+            lowered = mean - _STEP * mean * np.eye(mean.shape[2])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                slope = np.nan_to_num((self.of(shifted, mean) - self.of(lowered, mean))[:, None] / (2 * _STEP * mean))
+            return ((self.values - mean) * slope).sum(axis=2).mean(axis=0)
         figure = self.by_seed()[:, None]
         ratio = np.log(figure) if self.aggregate == "exp_ratio" else figure
         pull = (self.values - ratio * self.weights) / self.weights.mean(axis=1, keepdims=True)
@@ -132,7 +144,7 @@ def compare(ours: Sample, theirs: Sample) -> Difference:
 def _difference(ours: Sample, theirs: Sample) -> list[tuple[int, Sample]]:
     """The terms that add up to ours less theirs: one, of the units' differences, where the figures are linear."""
     ours, theirs = ours.seeds_averaged(), theirs.seeds_averaged()
-    linear = len(ours.values) == 1 and "exp_ratio" not in (ours.aggregate, theirs.aggregate)
+    linear = len(ours.values) == 1 and ours.aggregate == theirs.aggregate == "ratio"
     if linear and np.array_equal(ours.weights, theirs.weights):
         return [(1, Sample(ours.values - theirs.values, ours.weights))]
     return [(1, ours), (-1, theirs)]
@@ -143,16 +155,18 @@ def resampled(terms: Sequence[tuple[int, Sample]]) -> NDArray[np.float64]:
 
     Samples whose weights add up to 0 have no figure and are left out.
     """
-    # [units, features]: each seed's values, then its weights, of each term
-    features = np.concatenate([part for _, sample in terms for part in (sample.values, sample.weights)]).T
+    # [units, features]: the seeds' values, then their weights, of each term
+    parts = [part for _, sample in terms for part in (sample.values, sample.weights)]
+    features = np.concatenate([part.swapaxes(0, 1).reshape(part.shape[1], -1) for part in parts], axis=1)
     sums = np.concatenate([drawn @ distinct for drawn, distinct in _draws(features)])
     total, first = np.zeros(len(sums)), 0
     for sign, sample in terms:
-        seeds = len(sample.values)
-        values, weights = sums[:, first : first + seeds], sums[:, first + seeds : first + 2 * seeds]
+        seeds, _, *statistics = sample.values.shape
+        last = first + seeds * prod(statistics)
+        values, weights = sums[:, first:last].reshape(-1, seeds, *statistics), sums[:, last : last + seeds]
         with np.errstate(divide="ignore", invalid="ignore"):
             total += sign * sample.of(values, weights).mean(axis=1)
-        first += 2 * seeds
+        first = last + seeds
     return total[np.isfinite(total)]
 
 

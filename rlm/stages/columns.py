@@ -2,7 +2,8 @@
 
 A stage writes one line for each unit that it measures (a question, a document) into a JSON Lines file, with the unit's
 `id`. A column reads from a line the unit's value and weight, and is the ratio of their sums: a mean where every weight
-is 1. Imports nothing heavy; reports read nothing of a model but this.
+is 1. BLEU and chrF, which are no ratio, read a unit's statistics in place of a value. Imports nothing heavy; reports
+read nothing of a model but this.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any, Literal
 
-Aggregate = Literal["ratio", "exp_ratio"]
-"""Sum of the units' values over the sum of their weights; or its exponential, as perplexity is."""
+Aggregate = Literal["ratio", "exp_ratio", "bleu", "chrf"]
+"""Sum of the units' values over the sum of their weights; its exponential, as perplexity is; or the function of sums of
+the units' statistics in `rlm.metrics.translation`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,15 +85,17 @@ class Column:
     """One figure of a row, measured on units that the statistics resample."""
 
     name: str
-    """In table files, and among the metrics of the stage that measures it."""
+    """In table files."""
     label: str
     """In words."""
     role: str
     """Of the stage that measures it; it is run where a table has the column."""
     file: str
     """In that stage's folder, one line for each unit."""
-    read: Callable[[Mapping[str, Any]], tuple[float, float]] = field(compare=False)
-    """A unit's value and weight, from its line."""
+    metric: str = ""
+    """Among the metrics of that stage; empty where it has the column's name."""
+    read: Callable[[Mapping[str, Any]], tuple[float | Sequence[float], float]] = field(compare=False)
+    """A unit's value, or statistics, and weight, from its line."""
     aggregate: Aggregate = "ratio"
     units: str
     """What is resampled, in the plural: `questions`, `documents`."""
@@ -109,6 +113,8 @@ class Column:
     """The figure over training."""
     setting: bool = False
     """What the row reads with, not how good it is: it has no plot, and no test against the baseline."""
+    always: bool = False
+    """Shown in every table of the model, which must not be read without it."""
 
     def shown(self, figure: float) -> str:
         """With its decimals."""
@@ -272,4 +278,47 @@ def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
         unit="percent",
         difference_unit="percentage points",
         decimals=1,
+    )
+
+
+def corpus_metric(
+    metric: Literal["bleu", "chrf"], label: str, *, role: str, name: str = "", always: bool = False
+) -> Column:
+    """BLEU or chrF of a whole test set, from lines `{"id", METRIC: statistics}`, resampled over sentences.
+
+    Args:
+        metric: which.
+        label: in words.
+        role: of the stage that scores.
+        name: of the column; empty takes the metric's.
+        always: as in `Column`.
+    """
+    return Column(
+        name=name or metric,
+        label=label,
+        role=role,
+        file="sentences.jsonl",
+        metric=metric,
+        read=lambda line: (line[metric], 1.0),
+        aggregate=metric,
+        units="sentences",
+        unit="percent",
+        difference_unit="points",
+        decimals=2,
+        always=always,
+    )
+
+
+def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
+    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`."""
+    return Column(
+        name="tokens_per_second",
+        label="tokens/s",
+        role=role,
+        file=file,
+        read=lambda line: (line["tokens"], line["seconds"]),
+        units="sentences",
+        unit="tokens/s",
+        difference_unit="tokens/s",
+        decimals=0,
     )

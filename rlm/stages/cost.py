@@ -33,6 +33,7 @@ _PACKAGES = (
     "bm25s",
     "spacy",
     "safetensors",
+    "sacrebleu",
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from rlm.config import to_plain
 from rlm.stages.stage import Stage
 from rlm.stages.text_forecast import TEXT_STAGES, source_tokens
+from rlm.stages.translation_forecast import KEYS, TRANSLATION_STAGES, pair_tokens
 
 # Rates of one core (bfloat16 with AMX) and of one GPU (H100 class), operations per second.
 TRAIN_RATE = {"cpu": 6e10, "cuda": 1e14}
@@ -36,7 +37,8 @@ QUESTIONS = 3000.0
 # Share of training questions with an answer among the passages read: fine-tuning reads no others.
 READABLE = 0.3
 # Stages whose cost is the same with and without a GPU.
-DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents", "leakage")
+DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents", "leakage", "parallel", "mt_score")
+_READING = TEXT_STAGES | TRANSLATION_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,18 @@ class Forecast:
         return 0.0 if source is None else self._size_of(source["name"], source["config"], source.get("metrics", {}))
 
     def _size_of(self, name: str, config: Any, metrics: Mapping[str, float]) -> float:
-        counted = {"corpus": "passages", "documents": "tokens", "datastore": "keys"}.get(name)
+        counted = {
+            **{"corpus": "passages", "documents": "tokens", "datastore": "keys"},
+            **{"parallel": "target_tokens", "mt_datastore": "keys"},
+        }.get(name)
         if counted is None:
             return 0.0
         if counted in metrics:
             return float(metrics[counted])
+        if name == "parallel":
+            return pair_tokens(config, self.data)
+        if name == "mt_datastore":
+            return KEYS
         if name == "documents":
             return source_tokens(config["documents"], self._source_passages(config["documents"]["source"]))
         return self._source_passages(config["corpus"]["source"])
@@ -170,7 +179,7 @@ class Forecast:
 
     def _formula(self, name: str, config: Any, size: Callable[[str], float]) -> _Formula:
         formula: Callable[..., _Formula] | None = getattr(self, f"_{name}", None)
-        if name in TEXT_STAGES:
+        if name in _READING:
             cost = self._texts(name, config, size)
         elif formula is None:
             return _Formula(60.0, PROCESS_BYTES, 1e8)
@@ -183,7 +192,7 @@ class Forecast:
         return rates[device] * (self.machine.threads if device == "cpu" else self.machine.devices)
 
     def _texts(self, name: str, config: Any, tokens: Callable[[str], float]) -> _Formula:
-        work = TEXT_STAGES[name](config, tokens)
+        work = _READING[name](config, tokens)
         seconds = work.pieces / TOKENIZE_RATE / self.machine.threads + work.trained / self._rate(TRAIN_RATE)
         seconds += work.encoded / self._rate(ENCODE_RATE) + work.searched / self._rate(SEARCH_RATE)
         seconds += work.compared / COMPARE_RATE

@@ -24,6 +24,14 @@ from rlm.stages.knn_lm_experiment import (
     knn_lm_measured_on,
     knn_lm_stages,
 )
+from rlm.stages.knn_mt_experiment import (
+    KnnMtExperiment,
+    check_knn_mt,
+    knn_mt_columns,
+    knn_mt_datasets,
+    knn_mt_measured_on,
+    knn_mt_stages,
+)
 from rlm.stages.retro_experiment import (
     RetroExperiment,
     check_retro,
@@ -111,5 +119,14 @@ MODELS = {
         check=check_knn_lm,
         heat_maps=KNN_LM_HEAT_MAPS,
         examples=KNN_LM_EXAMPLES,
+    ),
+    "knn_mt": Model(
+        experiment=KnnMtExperiment,
+        datasets=knn_mt_datasets,
+        stages=knn_mt_stages,
+        columns=knn_mt_columns,
+        measured_on=knn_mt_measured_on,
+        check=check_knn_mt,
+        live=("bleu", "tokens_per_second"),
     ),
 }

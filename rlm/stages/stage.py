@@ -35,6 +35,11 @@ VERSIONS = {
     "question_neighbours": 1,
     "retro_finetune": 1,
     "retro_answer": 1,
+    "parallel": 1,
+    "mt_train": 1,
+    "mt_datastore": 1,
+    "mt_translate": 1,
+    "mt_score": 1,
 }
 
 

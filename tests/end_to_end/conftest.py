@@ -10,14 +10,20 @@ import yaml
 
 from tests.end_to_end.workplace import HERE, ROOT, TABLE, Command, environment, overlay
 
+SCALES = {
+    "scale": "micro",
+    "scale/retro": "micro_retro",
+    "scale/retro_qa": "micro_retro_qa",
+    "scale/knn_mt": "micro_knn_mt",
+}
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped experiments with a scale `micro`: tiny, with a few steps of each training."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
-    micro_scales = {"scale": "micro", "scale/retro": "micro_retro", "scale/retro_qa": "micro_retro_qa"}
-    for scales, steps in micro_scales.items():
+    for scales, steps in SCALES.items():
         scale = folder / "experiments" / scales
         tiny, micro = (yaml.safe_load(path.read_text()) for path in (scale / "tiny.yaml", HERE / f"{steps}.yaml"))
         (scale / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))

@@ -2,8 +2,10 @@ import time
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU, CHRF
 from scipy import stats
 
+from rlm.metrics.translation import sentence_statistics
 from rlm.report import statistics
 from rlm.report.statistics import RESAMPLES, Difference, Sample, estimate, holm, resampled
 
@@ -133,3 +135,65 @@ def test_holm__gives_the_level_at_which_the_procedure_first_rejects(seed: int) -
 def test_holm__by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def _translations(n: int, seed: int) -> tuple[list[str], list[str], list[str]]:
+    """References and two systems, one of which errs more."""
+    generator = np.random.default_rng(seed)
+    words = [f"w{i}" for i in range(40)]
+    references = [[words[i] for i in generator.integers(0, 40, generator.integers(4, 12))] for _ in range(n)]
+    systems = [
+        [" ".join(w if generator.random() > rate else "x" for w in reference) for reference in references]
+        for rate in (0.2, 0.3)
+    ]
+    return [" ".join(reference) for reference in references], *systems
+
+
+def _corpus(metric: str, hypotheses: list[str], references: list[str]) -> Sample:
+    values = np.array(sentence_statistics(hypotheses, references)[metric], np.float64)
+    return Sample(values[None], np.ones((1, len(values))), metric)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_compare__of_a_corpus_metric_resamples_sentences(metric: str) -> None:
+    """Against sacrebleu's figure of each resample."""
+    references, better, worse = _translations(60, 0)
+    ours, theirs = _corpus(metric, better, references), _corpus(metric, worse, references)
+    found = statistics.compare(ours, theirs)
+    scorer = {"bleu": BLEU, "chrf": CHRF}[metric]()
+
+    def figure(hypotheses: list[str], rows: np.ndarray) -> float:
+        return scorer.corpus_score([hypotheses[i] for i in rows], [[references[i] for i in rows]]).score
+
+    assert found.mean == pytest.approx(figure(better, np.arange(60)) - figure(worse, np.arange(60)), abs=1e-9)
+    generator = np.random.default_rng(1)
+    drawn = [generator.integers(0, 60, 60) for _ in range(400)]
+    differences = [figure(better, rows) - figure(worse, rows) for rows in drawn]
+    spread = np.std(differences)
+    assert (found.low, found.high) == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=0.35 * spread)
+    assert found.detectable == pytest.approx((1.96 + 0.8416) * spread, rel=0.15), "the delta method"
+    assert estimate(ours).mean == pytest.approx(figure(better, np.arange(60)), abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_influence__of_a_corpus_metric_is_how_far_the_figure_moves(metric: str) -> None:
+    """A sentence that counts a little more moves the figure by so much (n times)."""
+    references, better, _ = _translations(30, 2)
+    sample = _corpus(metric, better, references)
+    found = sample.influence()
+    assert found.mean() == pytest.approx(0, abs=1e-6)
+    for unit in (0, 7, 29):
+        weights = np.ones(30)
+        weights[unit] += 1e-4
+        moved = sample.of(weights @ sample.values[0], weights.sum()) - sample.by_seed()[0]
+        assert moved / 1e-4 * 30 == pytest.approx(found[unit], rel=1e-2, abs=1e-2)
+
+
+def test_compare__of_a_corpus_metric_averages_the_figures_of_seeds() -> None:
+    references, better, worse = _translations(40, 3)
+    both = [_corpus("bleu", each, references) for each in (better, worse)]
+    seeds = Sample(np.concatenate([each.values for each in both]), np.ones((2, 40)), "bleu")
+    assert estimate(seeds).mean == pytest.approx(np.mean([each.by_seed()[0] for each in both]))
+    found = statistics.compare(seeds, Sample(both[1].values.repeat(2, 0), np.ones((2, 40)), "bleu"))
+    assert found.mean == pytest.approx((both[0].by_seed()[0] - both[1].by_seed()[0]) / 2)
+    assert found.low < found.mean < found.high

@@ -1,0 +1,214 @@
+"""Pairs of sentences: read from files or generated, and kept as tokens beside their text."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from rlm.data.config import FilesSource, PretrainedTokenizer
+from rlm.data.corpus import batched
+from rlm.data.document_records import share_of
+from rlm.data.parallel_config import PairTokenizerConfig, ParallelConfig, PhrasebookSource, files_of
+from rlm.data.phrasebook import Pair, pairs
+from rlm.data.pretrained import locate
+from rlm.data.records import Problems, open_text, read_records, readable
+from rlm.data.sources import source_files
+from rlm.data.tokenizer import open_tokenizer
+from rlm.data.tokens import Ragged, RaggedWriter, token_dtype
+from rlm.errors import ConfigError
+
+SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>"}
+TOGETHER = 1024  # pairs tokenised together
+
+
+def read_pairs(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
+    """The pairs that a configuration means, in the order of the source.
+
+    Raises:
+        ConfigError: no data folder or file, records without one of the texts, lines without a counterpart (each with
+            file and line), an id that was used before, or no pair at all.
+    """
+    (low, high), named = config.part, describe(config)
+    seen: set[str] = set()
+    for pair in _of_source(config, data):
+        if pair.id in seen:
+            raise ConfigError(f"{named}: two pairs have the id {pair.id!r}; give each its own")
+        seen.add(pair.id)
+        if low <= share_of("part", pair.id) < high and share_of("fraction", pair.id) < config.fraction:
+            yield pair._replace(source=config.prefix + pair.source)
+    if not seen:
+        raise ConfigError(f"{named}: holds no pair of sentences; give at least one")
+
+
+def describe(config: ParallelConfig) -> str:
+    """The source of pairs in a few words."""
+    source = config.source
+    if isinstance(source, PhrasebookSource):
+        return f"phrasebook, {source.domain} {source.split}"
+    return ", ".join(files_of(source).files)
+
+
+def _of_source(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
+    source = config.source
+    found: Iterator[Pair]
+    if isinstance(source, PhrasebookSource):
+        return pairs(source)
+    files = source_files(files_of(source).files, data)
+    if isinstance(source, FilesSource):
+        found = (pair for path in files for pair in _records(path, config))
+    else:
+        if len(files) != 2:
+            raise ConfigError(f"{describe(config)}: {len(files)} files; name one for either language")
+        found = _aligned(*files)
+    return found if source.limit is None else islice(found, source.limit)
+
+
+def _records(path: Path, config: ParallelConfig) -> Iterator[Pair]:
+    problems = Problems()
+    names = {"id": "id", "source": config.source_field, "target": config.target_field}
+    for record in read_records(path, problems):
+        fields = record.fields
+        texts = [fields.get(name) for name in names.values()]
+        missing = [name for name, text in zip(names.values(), texts, strict=True) if not str(text or "").strip()]
+        if missing:
+            listed = ", ".join(f"`{name}`" for name in missing)
+            problems.add(
+                f"{record.place}: no {listed}, or an empty one; the record has: {', '.join(fields) or 'nothing'}"
+            )
+        else:
+            yield Pair(*map(str, texts))
+    problems.check()
+
+
+def _aligned(source: Path, target: Path) -> Iterator[Pair]:
+    problems = Problems()
+    with readable(source), readable(target), open_text(source) as texts, open_text(target) as translations:
+        for number, lines in enumerate(zip_longest(texts, translations), 1):
+            text, translation = (None if line is None else line.strip() for line in lines)
+            if text and translation:
+                yield Pair(f"{source.name}:{number}", text, translation)
+            elif text or translation:
+                full, lacking, line = (source, target, translation) if text else (target, source, text)
+                what = "the file ends before it" if line is None else "the line is empty"
+                problems.add(
+                    f"{full}:{number}: no counterpart in {lacking.name} ({what}); give both files a line for each pair"
+                )
+    problems.check()
+
+
+def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterable[str]]) -> Any:
+    """A tokenizer that ends every sentence with its `eos_token`; `texts` are read where one is trained.
+
+    Raises:
+        ConfigError: the checkpoint has none, or it has no end of sentence or no padding.
+    """
+    if isinstance(config, PretrainedTokenizer):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision)
+        except (OSError, ValueError, ImportError) as error:
+            raise ConfigError(
+                f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a checkpoint"
+            ) from error
+        if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+            raise ConfigError(f"tokenizer.name: `{config.name}` has no padding or no end of sentence; name another")
+        return tokenizer
+    trained = ByteLevelBPETokenizer(add_prefix_space=True)
+    special = list(SPECIAL.values())
+    trained.train_from_iterator(
+        texts(), vocab_size=config.vocab_size, min_frequency=2, special_tokens=special, show_progress=False
+    )
+    end = SPECIAL["eos_token"]
+    trained._tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.token_to_id(end))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, clean_up_tokenization_spaces=False, **SPECIAL)
+
+
+def write_pairs(folder: Path, found: Iterable[Pair], tokenizer: Any) -> dict[str, float]:
+    """Write what `ParallelText.open` reads, in memory that does not grow with the text.
+
+    Returns:
+        pairs, and tokens of either side (ends of sentences included).
+
+    Raises:
+        ValueError: no pairs.
+    """
+    tokenizer.save_pretrained(folder / "tokenizer")
+    vocab_size = len(tokenizer)
+    sides = {side: RaggedWriter(folder, side, token_dtype(vocab_size)) for side in ("source", "target")}
+    counts = dict.fromkeys(sides, 0)
+    number = 0
+    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
+        for some in batched(found, TOGETHER):
+            rows = {
+                "source": tokenizer([pair.source for pair in some], verbose=False)["input_ids"],
+                "target": tokenizer(text_target=[pair.target for pair in some], verbose=False)["input_ids"],
+            }
+            for side, writer in sides.items():
+                writer.append(rows[side])
+                counts[side] += sum(map(len, rows[side]))
+            file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in some)
+            number += len(some)
+    for writer in sides.values():
+        writer.close()
+    if not number:
+        raise ValueError("no pair is left; check `source`, `part` and `fraction` of the pairs")
+    described = {"pairs": number, "vocab_size": vocab_size, "pad": tokenizer.pad_token_id}
+    (folder / "parallel.json").write_text(json.dumps(described))
+    return {"pairs": number, "source_tokens": counts["source"], "target_tokens": counts["target"]}
+
+
+class ParallelText:
+    """Finished pairs; tokens are memory-mapped, text and tokenizer are read when first used."""
+
+    source: Ragged
+    """Tokens of what is translated, each with its end of sentence."""
+    target: Ragged
+    """Tokens of the translations, each with its end of sentence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            described = json.loads((folder / "parallel.json").read_text())
+            self.vocab_size, self.pad, count = (int(described[name]) for name in ("vocab_size", "pad", "pairs"))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{folder}: no pairs of sentences, or damaged ones ({error}); delete the folder"
+            ) from error
+        self.source, self.target = (Ragged.open(folder, side) for side in ("source", "target"))
+        if {len(self.source), len(self.target)} != {count}:
+            raise ValueError(f"{folder}: damaged ({len(self.source)} and {len(self.target)} rows of {count} pairs)")
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Memory-map what `write_pairs` wrote.
+
+        Raises:
+            ValueError: the arrays disagree (a damaged or truncated file).
+        """
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}  # data workers map the files anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])  # type: ignore[misc]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return open_tokenizer(self.folder / "tokenizer")
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The text."""
+        with (self.folder / "pairs.jsonl").open(encoding="utf-8") as file:
+            return [Pair(**json.loads(line)) for line in file]

@@ -1,0 +1,73 @@
+"""Configuration of pairs of sentences (imports nothing heavy)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlm.data.config import FilesSource, PretrainedTokenizer
+
+Domain = Literal["general", "law", "medicine"]
+"""Of the phrasebook."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhrasebookSource:
+    """Two generated languages: deterministic, needs no network.
+
+    Every word has a translation in the general domain; law and medicine translate half of theirs by words of their own.
+    """
+
+    kind: Literal["phrasebook"] = "phrasebook"
+    domain: Domain = "general"
+    split: Literal["train", "dev", "test"] = "train"
+    sentences: int = 10_000
+    words: int = 600
+    """Of the language that is translated."""
+    world_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignedSource:
+    """Two plain text files (.gz too) below the data folder, whose lines of the same number are a pair."""
+
+    kind: Literal["aligned"] = "aligned"
+    source_file: str
+    target_file: str
+    limit: int | None = None
+    """Pairs read, from the first; None reads all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParallelConfig:
+    """Sentences and their translations."""
+
+    source: PhrasebookSource | AlignedSource | FilesSource
+    """`files` holds records with `id` and the text in either language."""
+    source_field: str = "source"
+    """Of a record of `files`: what is translated, such as `de`."""
+    target_field: str = "target"
+    """Of a record of `files`: its translation, such as `en`."""
+    prefix: str = ""
+    """Put before what is translated, as T5 expects: `translate German to English: `."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Pairs kept, by a hash of their ids that is uniform in [0, 1): (0, 0.9) and (0.9, 1) split a source in two."""
+    fraction: float = 1.0
+    """Share of those pairs kept, by another hash of their ids; a smaller share is inside a larger."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedPairTokenizer:
+    """Byte-level BPE with an end of sentence and padding, trained on both languages together."""
+
+    kind: Literal["trained_pairs"] = "trained_pairs"
+    vocab_size: int = 8000
+    """With the 256 bytes, the end of a sentence and padding."""
+
+
+PairTokenizerConfig = TrainedPairTokenizer | PretrainedTokenizer
+
+
+def files_of(source: AlignedSource | FilesSource) -> FilesSource:
+    """The files that are read."""
+    if isinstance(source, FilesSource):
+        return source
+    return FilesSource(files=(source.source_file, source.target_file), limit=source.limit)

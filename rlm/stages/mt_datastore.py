@@ -1,0 +1,83 @@
+"""Stage: a datastore of an encoder-decoder's states over pairs of sentences."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlm.data.parallel import ParallelText
+from rlm.data.translation_batches import every_pair
+from rlm.models.translation import (
+    IGNORED,
+    DecoderStates,
+    load_translator,
+    positions,
+    token_states,
+    vocabulary,
+)
+from rlm.models.translation_config import TranslatorConfig
+from rlm.retrieval.datastore import DatastoreWriter
+from rlm.stages.mt_train import MODEL, check_lengths
+from rlm.stages.stage import Context
+from rlm.stages.training import accelerator
+
+DATASTORE = "datastore"
+
+
+def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
+    """Writes `datastore/`: a key and its token for every token of the translations; an interrupted run goes on.
+
+    Raises:
+        ValueError: a pair is longer than the model reads, or the text has another vocabulary.
+    """
+    settings = config["datastore"]
+    text = ParallelText.open(inputs["text"])
+    model = open_translator(config["model"], inputs, text).to(accelerator(context.runtime))
+    total = len(text.target.values)
+    writer: DatastoreWriter | None = None
+    first = 0
+    with DecoderStates(model, settings.key) as states, torch.inference_mode():
+        for batch in every_pair(text, settings.batch_size, IGNORED):
+            count = int((batch["labels"] != IGNORED).sum())
+            if writer is None or first + count > writer.count:
+                moved = {name: value.to(model.device) for name, value in batch.items()}
+                keys, values = token_states(model, states, moved)
+                if writer is None:
+                    made_of = made_of_states(config["model"], settings.key, inputs)
+                    writer = DatastoreWriter(
+                        folder / DATASTORE,
+                        keys.shape[1],
+                        vocabulary(model),
+                        {**made_of, "text": inputs["text"].name},
+                        settings.dtype,
+                    )
+                writer.append(keys.float(), values, first)
+            first += count
+            context.progress(first, total)
+    assert writer is not None
+    writer.close()
+    return {"keys": writer.count, "pairs": len(text)}
+
+
+def made_of_states(config: TranslatorConfig, key: str, inputs: dict[str, Path]) -> dict[str, str]:
+    """What keys can be compared by: the model and which of its states."""
+    model = inputs["model"].name if "model" in inputs else f"{config.name} {config.revision or ''}".strip()  # type: ignore[union-attr]
+    return {"model": model, "key": key}
+
+
+def open_translator(config: TranslatorConfig, inputs: dict[str, Path], text: ParallelText) -> Any:
+    """The model that was trained here, or the checkpoint.
+
+    Raises:
+        ValueError: a sentence is longer than it reads, or the text has tokens that it does not know.
+    """
+    model = load_translator(config, inputs["model"] / MODEL if "model" in inputs else None)
+    check_lengths(text, positions(model))
+    size = vocabulary(model)
+    largest = max(int(rows.values.max()) for rows in (text.source, text.target))
+    if largest >= size:
+        raise ValueError(
+            f"{inputs['text'].name}: token {largest} is beyond the model's vocabulary of {size};"
+            " name the model's own tokenizer under `tokenizer`"
+        )
+    return model
