@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rlm.data.documents import Documents
+from rlm.data.documents import IDENTITIES, Documents
 from rlm.data.tokens import Ragged
 
 START, PAD, FIRST = 1, 0, 5
 
 
-def write_tokens(
-    folder: Path, rows: Sequence[Sequence[int]], vocab_size: int, identity: np.ndarray | None = None
-) -> Documents:
-    """Documents of the given tokens, their start tokens included; each is like no other unless `identity` says so."""
+def write_tokens(folder: Path, rows: Sequence[Sequence[int]], vocab_size: int) -> Documents:
+    """Documents of the given tokens, their start tokens included; each is like no other."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = np.min_scalar_type(vocab_size - 1)
     Ragged.from_rows(rows, dtype).save(folder, "tokens")
@@ -23,8 +21,7 @@ def write_tokens(
     for name in ("ids", "titles"):
         Ragged.from_rows(names, np.uint8).save(folder, name)
     np.save(folder / "bytes.npy", np.array([3 * len(row) for row in rows], np.int64))
-    own = np.arange(2 * len(rows), dtype=np.uint64) if identity is None else identity
-    np.save(folder / "identity.npy", own.astype(np.uint64).ravel())
+    np.save(folder / "identity.npy", np.arange(IDENTITIES * len(rows), dtype=np.uint64))
     described = {"documents": len(rows), "vocab_size": vocab_size, "start": START, "pad": PAD}
     (folder / "documents.json").write_text(json.dumps(described))
     return Documents.open(folder)

@@ -33,4 +33,4 @@ def test_rows__answer_the_same_questions(printed: subprocess.CompletedProcess, w
         answers[cell.row] = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     asked = {row: [(line["id"], line["question"]) for line in lines] for row, lines in answers.items()}
     assert len(asked["RETRO"]) == 12 and asked["RETRO"] == asked["Off"]
-    assert all(len(line["passages"]) == 4 for line in answers["RETRO"])
+    assert all(len(line["passages"]) == 2 for line in answers["RETRO"]), "as many as are read"
