@@ -13,7 +13,7 @@ Domain = Literal["general", "law", "medicine"]
 class PhrasebookSource:
     """Two generated languages: deterministic, needs no network.
 
-    Law and medicine translate more than half of their words by words of their own, which general text uses now and then.
+    Law and medicine translate more than half of their words by words of their own, which general text uses at times.
     """
 
     kind: Literal["phrasebook"] = "phrasebook"
