@@ -13,7 +13,7 @@ Domain = Literal["general", "law", "medicine"]
 class PhrasebookSource:
     """Two generated languages: deterministic, needs no network.
 
-    Every word has a translation in the general domain; law and medicine translate half of theirs by words of their own.
+    Law and medicine translate more than half of their words by words of their own, which general text uses at times.
     """
 
     kind: Literal["phrasebook"] = "phrasebook"

@@ -15,6 +15,8 @@ SKEW = 2.0
 """Words are drawn at the rank floor(words * u ** SKEW), u uniform."""
 OWN_SENSE = 0.6
 """Share of words that a domain other than the general one translates by a word of its own."""
+BORROWED = 0.15
+"""Share of words that general text means as another domain does, so that a model of it knows all translations."""
 _SOURCE = "b d f g h k l m n p r s t v w".split(), "a e i o u".split()
 _TARGET = "bl ch dr fl gr j kn pr sch sp st tr z".split(), "aa ei ie oe uu".split()
 _KINDS = "noun verb adjective".split()
@@ -41,17 +43,19 @@ def pairs(source: PhrasebookSource) -> Iterator[Pair]:
     for number in range(source.sentences):
         draw = Random(f"{source.world_seed} {source.domain} {source.split} {number}")
         template, translated, kinds = _TEMPLATES[int(draw.random() * len(_TEMPLATES))]
-        words = [_word(source, kind, draw.random()) for kind in kinds.split()]
+        words = [_word(source, kind, draw) for kind in kinds.split()]
         told = (form.format(*each) for form, each in zip((template, translated), zip(*words, strict=True), strict=True))
         yield Pair(f"{source.domain}-{source.split}-{number}", *(f"{text}." for text in told))
 
 
-def _word(source: PhrasebookSource, kind: str, uniform: float) -> tuple[str, str]:
-    """A word in both languages; `uniform` tells which."""
+def _word(source: PhrasebookSource, kind: str, draw: Random) -> tuple[str, str]:
+    """A word in both languages."""
     count = source.words // len(_KINDS)
     domain = DOMAINS.index(source.domain)
-    number = (int(count * uniform**SKEW) + domain * count // len(DOMAINS)) % count
+    number = (int(count * draw.random() ** SKEW) + domain * count // len(DOMAINS)) % count
     place = number * len(_KINDS) + _KINDS.index(kind)
+    if not domain and draw.random() < BORROWED:
+        domain = 1 + int(draw.random() * (len(DOMAINS) - 1))
     own = domain and Random(f"{source.world_seed} {place} {domain}").random() < OWN_SENSE
     sense = domain if own else 0
     return _spell(place, _SOURCE), _spell(place * len(DOMAINS) + sense, _TARGET)

@@ -4,6 +4,7 @@ The statistics of a sentence are sacrebleu's; the formulas are too, and give the
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def signatures() -> dict[str, str]:
     return found
 
 
-def _metrics() -> dict[str, "object"]:
+def _metrics() -> dict[str, Any]:
     from sacrebleu.metrics import BLEU, CHRF
 
     return {"bleu": BLEU(), "chrf": CHRF()}

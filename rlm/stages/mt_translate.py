@@ -88,7 +88,7 @@ def _finished(part: Path) -> list[dict[str, Any]]:
 
 def _nearest(config: Any, inputs: dict[str, Path], context: Context) -> Nearest:
     """The search of the joined datastores."""
-    made_of = made_of_states(config["model"], config["key"], inputs)
+    made_of: dict[str, Any] = {**made_of_states(config["model"], config["key"], inputs)}
     folders = [folder / DATASTORE for role, folder in sorted(inputs.items()) if role.startswith("datastore")]
     datastore = Datastore.joined([Datastore.open(folder, **made_of) for folder in folders])
     search = open_search(config["search"], datastore, None, (accelerator(context.runtime),))

@@ -35,10 +35,10 @@ def test_pairs__are_the_same_each_time_and_a_prefix_of_more() -> None:
     assert drawn()[0] == Pair(*FIRST)
 
 
-FIRST = ("general-train-0", "the tegi from the bove vuru the giha.", "ot knaachoe ek ot jaaknie ot cheigraa schiestoe.")
+FIRST = ("general-train-0", "the tegi from the pito vata the tiho.", "ot knaachoe ek ot stuudraa ot grietrie treijie.")
 
 
-@pytest.mark.parametrize("domain", ["general", "law", "medicine"])
+@pytest.mark.parametrize("domain", ["law", "medicine"])
 def test_pairs__translate_a_word_in_one_way_within_a_domain(domain: str) -> None:
     known = dictionary(drawn(domain))
     assert len(known) > 0.6 * WORDS
@@ -46,11 +46,16 @@ def test_pairs__translate_a_word_in_one_way_within_a_domain(domain: str) -> None
 
 
 def test_pairs__of_other_domains_translate_more_than_half_of_the_words_otherwise() -> None:
-    general, law, medicine = (dictionary(drawn(domain)) for domain in ("general", "law", "medicine"))
-    for one, other in ((general, law), (general, medicine), (law, medicine)):
-        shared = one.keys() & other.keys()
-        differ = sum(one[word] != other[word] for word in shared) / len(shared)
-        assert 0.45 < differ < 0.95
+    law, medicine = (dictionary(drawn(domain)) for domain in ("law", "medicine"))
+    shared = law.keys() & medicine.keys()
+    assert 0.6 < sum(law[word] != medicine[word] for word in shared) / len(shared) < 0.95
+
+
+def test_pairs__of_the_general_domain_know_the_translations_of_the_others() -> None:
+    general, law = dictionary(drawn(sentences=12000)), dictionary(drawn("law"))
+    assert 1.5 < sum(map(len, general.values())) / len(general) < 3
+    shared = general.keys() & law.keys()
+    assert sum(law[word] <= general[word] for word in shared) > 0.9 * len(shared)
 
 
 def test_pairs__of_a_domain_have_frequent_words_of_their_own() -> None:
