@@ -1,5 +1,6 @@
 """Causal language models that RETRO's cross-attention is put into, and what they keep while decoding."""
 
+from abc import ABC, abstractmethod
 from math import sqrt
 from typing import Any, Self
 
@@ -60,7 +61,7 @@ class Layer(nn.Module):
         self.feed_forward = feed_forward(width)
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """A causal language model taken apart, so that cross-attention fits between self-attention and feed-forward."""
 
     layers: int
@@ -69,24 +70,25 @@ class Decoder(nn.Module):
     positions: int | None = None
     """Tokens of the longest text; None: no limit."""
 
+    @abstractmethod
     def token_embedding(self) -> nn.Embedding:
-        raise NotImplementedError
+        """Of the tokens that it reads."""
 
+    @abstractmethod
     def embed(self, ids: Tensor, start: int) -> Tensor:
         """[batch, length], the first of them at position `start`, to [batch, length, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attention(self, layer: int, hidden: Tensor, cache: Cache | None) -> Tensor:
         """What a layer's causal self-attention adds to [batch, length, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def feed_forward(self, layer: int, hidden: Tensor) -> Tensor:
         """What a layer's feed-forward adds to [batch, length, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """[batch, length, width] to [batch, length, vocabulary]."""
-        raise NotImplementedError
 
     def read_past(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, cache: Cache | None) -> Tensor:
         """Causal attention over what the cache keeps and [batch, length, heads, head size], heads joined."""
