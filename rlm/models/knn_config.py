@@ -23,6 +23,11 @@ WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.65, 0.8, 0.9)
 SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0)
 """Tried for k, as shares of the neighbours that were searched."""
 
+TEMPERATURES = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)
+"""Tried for the temperature, in units of the mean squared distance of the nearest neighbour."""
+FLATNESS = (1.0, 4.0, 8.0, 16.0, 32.0)
+"""Tried for the cache's flatness, in units of one over the mean squared length of a key."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedLanguageModel:

@@ -1,16 +1,19 @@
 """The plots of a report, each with a legend, a description and its values."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from rlm.report.content import Grid
 from rlm.report.curves import Curve, curves, trained_stages
-from rlm.report.plots import Axis, Bar, Panel, bars, lines
+from rlm.report.plots import Axis, Bar, Panel, bars, heat, lines
 from rlm.report.summary import Summary
-from rlm.stages.columns import Column, ColumnCurve, Logged, Plot
+from rlm.stages.columns import Column, ColumnCurve, HeatMap, Logged, Plot
 from rlm.stages.models import MODELS
+from rlm.stages.store import stage_folder
 
 _STEPS_SHOWN = 12
 
@@ -34,7 +37,10 @@ def figures(summary: Summary) -> Iterator[Drawn]:
     for dataset in table.datasets:
         suffix = f" on {dataset}" if len(table.datasets) > 1 else ""
         for column in columns:
-            yield from _bars(summary, dataset, column, suffix)
+            if not column.setting:
+                yield from _bars(summary, dataset, column, suffix)
+        for heat_map in MODELS[table.model].heat_maps:
+            yield from _heat_map(summary, dataset, heat_map, suffix)
         for curve in MODELS[table.model].curves(next(iter(table.rows.values()))):
             yield from _over_number(summary, dataset, curve, suffix)
         for column in columns:
@@ -101,6 +107,37 @@ def _bars(summary: Summary, dataset: str, column: Column, suffix: str) -> Iterat
             )
         ],
     )
+
+
+def _heat_map(summary: Summary, dataset: str, wanted: HeatMap, suffix: str) -> Iterator[Drawn]:
+    for row, path in written(summary, dataset, wanted.role, wanted.file):
+        xs, ys, figures = wanted.read(json.loads(path.read_text(encoding="utf-8")))
+        if len(xs) > 1 and len(ys) > 1:
+            shown = [[f"{figure:.{wanted.decimals}f}" for figure in line] for line in figures]
+            x_names, y_names = ([f"{number:.3g}" for number in numbers] for numbers in (xs, ys))
+            title = f"{wanted.title}{suffix}"
+            best = (min if wanted.better == "lower" else max)(figure for line in figures for figure in line)
+            description = f"{row}: best {best:.{wanted.decimals}f}"
+            svg = heat(
+                figures, shown, (wanted.x_label, x_names), (wanted.y_label, y_names), title, description, _prefix(title)
+            )
+            grid = [[name, *line] for name, line in zip(y_names, shown, strict=True)]
+            values = Grid(f"{wanted.y_label} by {wanted.x_label}", [wanted.y_label, *x_names], grid)
+            yield Drawn(title=title, svg=svg, caption=description, values=[values])
+            return
+
+
+def written(summary: Summary, dataset: str, role: str, file: str) -> Iterator[tuple[str, Path]]:
+    """Rows whose finished stage wrote a file, and the file; of the first seed."""
+    rows = set()
+    for cell in summary.cells:
+        stage = cell.stages.get(role)
+        if cell.dataset != dataset or cell.row in rows or stage is None or stage.key not in summary.results.finished:
+            continue
+        rows.add(cell.row)
+        path = stage_folder(summary.store, stage) / file
+        if path.exists():
+            yield cell.row, path
 
 
 def _over_number(summary: Summary, dataset: str, curve: ColumnCurve, suffix: str) -> Iterator[Drawn]:

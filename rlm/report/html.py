@@ -1,11 +1,14 @@
 """A report as one page that needs nothing else."""
 
 from html import escape
+from itertools import islice
 
 from rlm.report.content import Block, Grid, Heading, Items, Paragraph, blocks
-from rlm.report.figures import Drawn, figures
+from rlm.report.figures import Drawn, figures, written
 from rlm.report.plots import DARK, LIGHT, swatch
+from rlm.report.results import read_lines
 from rlm.report.summary import Summary
+from rlm.stages.models import MODELS
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --page: #ffffff; --rule: #c8c8c8; LIGHT }
@@ -57,9 +60,22 @@ def page(summary: Summary) -> str:
 <main>
 {"".join(_block(block) for block in blocks(summary))}
 {f"<h2>Plots</h2>{drawn}" if drawn else ""}
+{_examples(summary)}
 </main>
 </body>
 </html>"""
+
+
+def _examples(summary: Summary) -> str:
+    """Single cases of the first row that has them."""
+    found = ""
+    for dataset in summary.table.datasets:
+        for wanted in MODELS[summary.table.model].examples:
+            for row, path in islice(written(summary, dataset, wanted.role, wanted.file), 1):
+                lines = [wanted.read(line) for line in read_lines(path)]
+                caption = f"{wanted.title}: {row} on {dataset}"
+                found += _block(Grid(caption, list(wanted.header), lines, names=wanted.names))
+    return f"<h2>Examples</h2>\n{found}" if found else ""
 
 
 def _block(block: Block) -> str:

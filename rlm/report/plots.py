@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from rlm.report.curves import Curve
@@ -118,6 +119,38 @@ def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description
         grid[-1].set_xlabel(axis.label)
 
     return _svg(draw, 0.5 + 1.75 * len(panels), title, description, prefix)
+
+
+def heat(
+    figures: Sequence[Sequence[float]],
+    shown: Sequence[Sequence[str]],
+    x: tuple[str, Sequence[str]],
+    y: tuple[str, Sequence[str]],
+    title: str,
+    description: str,
+    prefix: str,
+) -> str:
+    """Figures over two numbers, [y][x], as cells that are the fuller the lower the figure; `x` and `y`: label, numbers.
+
+    Shades are by rank, so that one bad corner does not hide the rest.
+    """
+    ranks = {figure: place for place, figure in enumerate(sorted({cell for line in figures for cell in line}))}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row, line in enumerate(figures):
+            for column, cell in enumerate(line):
+                alpha = 0.7 * (1 - ranks[cell] / max(1, len(ranks) - 1))
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=_SERIES.format(0), alpha=alpha))
+                axes.text(column, row, shown[row][column], ha="center", va="center", fontsize=7)
+        axes.set_xlim(-0.5, len(x[1]) - 0.5)
+        axes.set_ylim(-0.5, len(y[1]) - 0.5)
+        axes.set_xticks(range(len(x[1])), x[1])
+        axes.set_yticks(range(len(y[1])), y[1])
+        axes.set_xlabel(x[0])
+        axes.set_ylabel(y[0])
+
+    return _svg(draw, 0.75 + 0.4 * len(figures), title, description, prefix)
 
 
 def swatch(row: int) -> str:

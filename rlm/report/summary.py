@@ -63,7 +63,7 @@ def summarise(table: AblationTable, cells: list[Cell], store: Path) -> Summary:
     """
     results = read_results(table, cells, store)
     compared: dict[tuple[str, str, str], Compared] = {}
-    for column in table.columns:
+    for column in (name for name in table.columns if not table.column(name).setting):
         for dataset in table.datasets:
             compared.update(_compare(table, results, dataset, column))
     results.notes = list(dict.fromkeys(results.notes))

@@ -7,6 +7,7 @@ in float32. Keys and queries are moved by the mean key first, which changes no d
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlm.data.corpus import batched
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.exact import Exact
+from rlm.retrieval.exact import GROUPS, Exact
 from rlm.retrieval.faiss_indexes import (
     CODES,
     FILE,
@@ -37,6 +37,8 @@ RANKED = 1 << 24
 """Numbers of candidates' keys that are compared together."""
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
+SMALL = 4
+"""At most this many keys in a group."""
 QUERIES = 64
 """Whose distances are computed again together."""
 
@@ -74,7 +76,7 @@ def check_search(store: Datastore, queries: Tensor, k: int) -> None:
 
 def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
     """float32 [queries, dim] and [queries, candidates, dim] to [queries, candidates]; 0 where they are equal."""
-    return (keys - queries[:, None]).square_().sum(2)
+    return torch.linalg.vector_norm(keys - queries[:, None], dim=2).square_()
 
 
 class _Segment(Exact):
@@ -91,6 +93,26 @@ class _Segment(Exact):
         distances, rows = self.best(queries.to(self.device) - self._centre, min(k, self.size))
         return distances.cpu(), rows.cpu() + self.first
 
+    def _widths(self, k: int) -> tuple[int, int]:
+        group, groups = super()._widths(k)
+        # nearly every group that is kept has one of the many neighbours: the smaller, the fewer others are scored again
+        small = min(group, SMALL)
+        return small, min(group * groups // small, GROUPS)
+
+    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """As that of `Exact`, with one product for all candidates of a query: they are many."""
+        order = torch.argsort(query, stable=True)
+        counts = torch.bincount(query, minlength=len(low))
+        kept = []
+        offsets = torch.arange(group, device=first.device)
+        for number, firsts in enumerate(first[order].split(counts.tolist())):
+            rows = (firsts[:, None] + offsets).flatten()
+            inside = rows < self.size
+            scores = self._scanned.index_select(0, rows.clamp(max=self.size - 1)) @ low[number]
+            kept.append(rows[(scores >= floor[number]) & inside])
+        counts = torch.tensor([len(rows) for rows in kept], device=first.device)
+        return torch.cat(kept), torch.repeat_interleave(torch.arange(len(kept), device=first.device), counts)
+
     def _rank(self, row: Tensor, query: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k nearest of the candidates, in float32, ties by lower id."""
         order = torch.argsort(query * self.size + row)
@@ -102,8 +124,9 @@ class _Segment(Exact):
             place = torch.arange(int(counts[some].max()), device=row.device).expand(len(some), -1)
             outside = place >= counts[some, None]
             rows = row[(starts[some, None] + place).clamp(max=len(row) - 1)]
-            keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre)
-            distances = squared_distances(queries[some], keys.view(*rows.shape, -1)).masked_fill_(outside, torch.inf)
+            keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, -1)
+            distances = torch.linalg.vector_norm(keys.sub_(queries[some, None]), dim=2).square_()
+            distances.masked_fill_(outside, torch.inf)
             distances, best = torch.sort(distances, dim=1, stable=True)
             found.append((distances[:, :k], rows.gather(1, best[:, :k])))
         return torch.cat([distances for distances, _ in found]), torch.cat([rows for _, rows in found])
@@ -140,7 +163,8 @@ class ExactSearch:
         queries = queries.float()
         best: tuple[Tensor, Tensor] | None = None
         with ThreadPoolExecutor(len(self.devices)) as pool:
-            for some in batched(self._held if self._held is not None else self._read(), len(self.devices)):
+            segments = iter(self._held if self._held is not None else self._read())
+            while some := list(islice(segments, len(self.devices))):
                 for found in pool.map(lambda segment: segment.nearest(queries, k), some):
                     best = found if best is None else _merged(best, found, k)
         assert best is not None

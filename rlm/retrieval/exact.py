@@ -81,6 +81,7 @@ class Exact(Index):
         # the bias as a sum of three numbers of the scan's type, each multiplied by one
         self._biases = 0 if bias is None else BIASES
         self._bias = 0.0 if bias is None else float(bias.abs().max())
+        self._positive = True
         if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
             self._scanned = torch.empty(self.size, self.dim + self._biases, dtype=torch.bfloat16, device=self.device)
             centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
@@ -95,10 +96,11 @@ class Exact(Index):
             scanned = self._scanned[start : start + ROWS, : self.dim]
             if scanned.dtype == torch.bfloat16:
                 scanned.copy_(rows)
-            rest = None if bias is None else bias[start : start + ROWS].to(self.device, torch.float32)
-            for column in range(self._biases):
-                self._scanned[start : start + ROWS, self.dim + column] = rest
-                rest = rest - self._scanned[start : start + ROWS, self.dim + column].float()
+            if bias is not None:
+                rest = bias[start : start + ROWS].to(self.device, torch.float32)
+                for column in self._scanned[start : start + ROWS, self.dim :].T:
+                    column.copy_(rest)
+                    rest = rest - column.float()
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
             self._let_go()
@@ -149,7 +151,7 @@ class Exact(Index):
     def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
         group, groups = self._widths(k)
         low = queries.to(self._scanned.dtype)
-        positive = positive and low.dtype == torch.bfloat16 and group > 1
+        positive = positive and self._positive and low.dtype == torch.bfloat16 and group > 1
         # [groups of groups, groups, queries]
         wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
         maxima = self._group_maxima(wide, group, groups, positive)
@@ -158,6 +160,7 @@ class Exact(Index):
         reached = coarse.float().T.contiguous().topk(k).values[:, -1]
         floor = self._floor(reached, queries, low)
         if positive and not bool((floor > 0).all()):
+            self._positive = False  # nor will it be next time
             return self._best(queries, k, positive=False)
         outer, query = (coarse >= floor).nonzero(as_tuple=True)
         pair, inner = (maxima[outer, :, query] >= floor[query, None]).nonzero(as_tuple=True)

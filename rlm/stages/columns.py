@@ -50,6 +50,37 @@ class ColumnCurve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeatMap:
+    """A figure over two numbers, from a JSON file that a stage writes; drawn for the first row that has it."""
+
+    title: str
+    role: str
+    """Of the stage."""
+    file: str
+    """In its folder."""
+    x_label: str
+    y_label: str
+    read: Callable[[Mapping[str, Any]], tuple[list[float], list[float], list[list[float]]]] = field(compare=False)
+    """x, y, and the figures [y][x], from the file's content."""
+    better: Literal["higher", "lower"] = "lower"
+    decimals: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examples:
+    """Single cases, from a JSON Lines file that a stage writes; shown for the first row that has it."""
+
+    title: str
+    role: str
+    file: str
+    header: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], list[str]] = field(compare=False)
+    """One case's cells, from its line."""
+    names: int = 1
+    """Columns of words before those of figures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """One figure of a row, measured on units that the statistics resample."""
 
@@ -82,6 +113,8 @@ class Column:
     """The figure over training."""
     always: bool = False
     """Shown in every table of the model, which must not be read without it."""
+    setting: bool = False
+    """What the row reads with, not how good it is: it has no plot, and no test against the baseline."""
 
     def shown(self, figure: float) -> str:
         """With its decimals."""
@@ -257,4 +290,35 @@ def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
         unit="tokens/s",
         difference_unit="tokens/s",
         decimals=0,
+    )
+
+
+def read_beside(name: str, label: str, *, role: str, decimals: int, file: str = "documents.jsonl") -> Column:
+    """A number that a row's model reads with, such as lambda: chosen, or a mean over tokens."""
+    return Column(
+        name=name,
+        label=label,
+        role=role,
+        file=file,
+        read=lambda line: (line[name] * line["tokens"], line["tokens"]),
+        units="documents",
+        unit="",
+        difference_unit="",
+        decimals=decimals,
+        setting=True,
+    )
+
+
+def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
+    """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
+    return Column(
+        name="tokens_helped",
+        label="tokens helped",
+        role=role,
+        file=file,
+        read=lambda line: (100 * line["helped"], line["tokens"]),
+        units="documents",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
     )

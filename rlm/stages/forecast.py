@@ -143,6 +143,8 @@ class Forecast:
         if source is None:
             return 0.0
         metrics = self._records.get(source.folder, {}).get("metrics", {})
+        if source.name == "datastore" and not metrics:
+            return self._size(source, "text")
         return self._size_of(source.name, to_plain(source.config), metrics)
 
     def _recorded(self, record: Mapping[str, Any], role: str) -> float:
@@ -151,7 +153,7 @@ class Forecast:
 
     def _size_of(self, name: str, config: Any, metrics: Mapping[str, float]) -> float:
         counted = {
-            **{"corpus": "passages", "documents": "tokens"},
+            **{"corpus": "passages", "documents": "tokens", "datastore": "keys"},
             **{"parallel": "target_tokens", "mt_datastore": "keys"},
         }.get(name)
         if counted is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlm.stages.checks import check_realm
-from rlm.stages.columns import Column, ColumnCurve, Plot
+from rlm.stages.columns import Column, ColumnCurve, Examples, HeatMap, Plot
 from rlm.stages.experiment import (
     REALM_PLOTS,
     RealmExperiment,
@@ -13,6 +13,16 @@ from rlm.stages.experiment import (
     realm_datasets,
     realm_measured_on,
     realm_stages,
+)
+from rlm.stages.knn_lm_experiment import (
+    KNN_LM_EXAMPLES,
+    KNN_LM_HEAT_MAPS,
+    KnnLmExperiment,
+    check_knn_lm,
+    knn_lm_columns,
+    knn_lm_datasets,
+    knn_lm_measured_on,
+    knn_lm_stages,
 )
 from rlm.stages.knn_mt_experiment import (
     KnnMtExperiment,
@@ -57,6 +67,8 @@ class Model:
     """What stages log, but for losses, which are always drawn."""
     curves: Callable[[Any], tuple[ColumnCurve, ...]] = lambda experiment: ()
     """Columns of a row with this configuration as functions of a number."""
+    heat_maps: tuple[HeatMap, ...] = ()
+    examples: tuple[Examples, ...] = ()
     live: tuple[str, ...] = ()
     """Metrics worth a place in one line while a stage runs, in this order, after its pace and loss."""
 
@@ -89,5 +101,15 @@ MODELS = {
         measured_on=knn_mt_measured_on,
         check=check_knn_mt,
         live=("bleu", "tokens_per_second"),
+    ),
+    "knn_lm": Model(
+        experiment=KnnLmExperiment,
+        datasets=knn_lm_datasets,
+        stages=knn_lm_stages,
+        columns=knn_lm_columns,
+        measured_on=knn_lm_measured_on,
+        check=check_knn_lm,
+        heat_maps=KNN_LM_HEAT_MAPS,
+        examples=KNN_LM_EXAMPLES,
     ),
 }

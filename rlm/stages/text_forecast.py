@@ -94,8 +94,52 @@ def leakage(config: Any, tokens: Callable[[str], float]) -> Work:
     return Work(compared=compared, memory=16 * tokens("text"), disk=1e5)
 
 
+def datastore(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every token is read once; its key takes two bytes a unit of width, or four."""
+    settings = config["datastore"]
+    decoder = {**DECODER, **config["model"].get("decoder", {})}
+    width, layers = decoder["hidden_size"], decoder["layers"]
+    again = settings["tokens"] / (settings["stride"] or settings["tokens"])
+    head = VOCABULARY * width if config["spoken"] else 0.0
+    size = {"float16": 2, "float32": 4}[settings["dtype"]] * width + 2
+    return Work(
+        encoded=tokens("text") * again * 2.0 * (12 * layers * width**2 + head),
+        memory=4 * 12 * layers * width**2 + 16 * settings["batch_size"] * settings["tokens"] * 4 * width,
+        disk=tokens("text") * size,
+    )
+
+
+def datastore_index(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every key is compared with every centroid."""
+    keys = tokens("datastore")
+    return Work(searched=2 * keys * config["lists"] * EMBEDDING, memory=100 * keys, disk=75 * keys)
+
+
+def knn_search(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Every token is compared with every key."""
+    queries, keys, held = tokens("queries"), tokens("datastore"), 10 * tokens("queries") * config["k"]
+    return Work(searched=2 * queries * keys * EMBEDDING, memory=min(4 * keys * EMBEDDING, 1e9), disk=held)
+
+
+def knn_evaluate(config: Any, tokens: Callable[[str], float]) -> Work:
+    """Neighbours of both texts are read a few times."""
+    return Work(compared=1e3 * tokens("queries"), memory=5e8, disk=1e6 + 4 * tokens("queries"))
+
+
 TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {
-    work.__name__: work for work in (documents, chunk_index, neighbours, retro_train, perplexity, leakage)
+    work.__name__: work
+    for work in (
+        documents,
+        chunk_index,
+        neighbours,
+        retro_train,
+        datastore,
+        datastore_index,
+        knn_search,
+        knn_evaluate,
+        perplexity,
+        leakage,
+    )
 }
 
 

@@ -1,0 +1,154 @@
+"""Causal language models whose states are the keys of a datastore."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from rlm.data.pretrained import locate
+from rlm.models.decoders import Decoder, RotaryDecoder
+from rlm.models.knn_config import KeyFunction, PretrainedLanguageModel
+from rlm.models.retro_config import RetroConfig
+from rlm.models.retro_training import load_retro
+
+SEEN = {"output": "input", "output_normalized": "output"}
+"""What of the last norm of the model is the key; of the norms of a layer, `..._before_norm` is what goes in."""
+LAYERS = ("h", "layers", "decoder.layers")
+NORMS = {
+    "ffn_input": ("ln_2", "post_attention_layernorm", "pre_feedforward_layernorm", "final_layer_norm"),
+    "attention_input": ("ln_1", "input_layernorm", "self_attn_layer_norm"),
+    "output": ("ln_f", "norm", "final_layer_norm", "decoder.final_layer_norm", "final_layernorm"),
+}
+"""What models of transformers call them."""
+
+
+class LanguageModel(nn.Module):
+    """A language model that tells its states."""
+
+    width: int
+
+    def norm(self, where: str) -> nn.Module:
+        """The last norm before what a name of `NORMS` says.
+
+        Raises:
+            ValueError: the model has no such norm.
+        """
+        raise NotImplementedError
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """What the head reads, [batch, length] to [batch, length, width]."""
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., width] to [..., vocabulary]."""
+        raise NotImplementedError
+
+    @contextmanager
+    def keys(self, function: KeyFunction) -> Iterator[list[Tensor]]:
+        """While it is open, every call of `hidden` leaves its keys in the list, as its only member: [batch, length,
+        width], or both first dimensions as one."""
+        before = function.endswith("_before_norm") or SEEN.get(function) == "input"
+        where = "output" if function in SEEN else function.removesuffix("_before_norm")
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[:] = [arguments[0] if before else output]
+
+        handle = self.norm(where).register_forward_hook(keep)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+class ScratchLanguageModel(LanguageModel):
+    """The decoder that was trained here (stage `retro_train` without retrieval)."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        assert isinstance(decoder, RotaryDecoder)
+        self.decoder, self.width = decoder, decoder.width
+
+    def norm(self, where: str) -> nn.Module:
+        last = self.decoder.blocks[-1]
+        return {"ffn_input": last.feed_forward[0], "attention_input": last.norm, "output": self.decoder.norm}[where]
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        hidden = self.decoder.embed(ids, 0)
+        for layer in range(self.decoder.layers):
+            hidden = hidden + self.decoder.attention(layer, hidden, None)
+            hidden = hidden + self.decoder.feed_forward(layer, hidden)
+        return self.decoder.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.decoder.head(hidden)
+
+
+class HuggingFaceLanguageModel(LanguageModel):
+    """A causal language model of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model: Any = model.eval()
+        self.width = int(model.config.hidden_size)
+
+    def norm(self, where: str) -> nn.Module:
+        body = self.model.base_model
+        if where != "output":
+            layers = next((found for name in LAYERS if (found := _find(body, name)) is not None), None)
+            body = None if layers is None else layers[-1]
+        norms = (_find(body, name) for name in NORMS[where])
+        found = next((norm for norm in norms if norm is not None), None)
+        if found is None:
+            raise ValueError(
+                f"key function `{where}`: {type(self.model).__name__} has no layer norm that is called "
+                f"{', '.join(NORMS[where])} there; choose another `key`"
+            )
+        return found
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and ids.shape[1] > limit:
+            raise ValueError(
+                f"windows of {ids.shape[1]} tokens, the language model has {limit} positions; shorten them"
+            )
+        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(hidden)
+
+
+def _find(module: Any, name: str) -> Any:
+    """A submodule by its dotted name; None where there is none."""
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def open_language_model(
+    config: RetroConfig | PretrainedLanguageModel, vocab_size: int, weights: Path | None
+) -> LanguageModel:
+    """The language model in evaluation mode: that of a checkpoint, or that which was trained here.
+
+    Args:
+        config: of either.
+        vocab_size: of the text's tokenizer.
+        weights: file of the one that was trained here.
+
+    Raises:
+        ValueError: a checkpoint with another vocabulary than the text.
+    """
+    if isinstance(config, RetroConfig):
+        assert weights is not None
+        return ScratchLanguageModel(load_retro(config, vocab_size, weights).decoder).eval()
+    model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
+    if model.config.vocab_size < vocab_size:
+        raise ValueError(
+            f"{config.name} has a vocabulary of {model.config.vocab_size}, the text of {vocab_size}; "
+            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
+        )
+    return HuggingFaceLanguageModel(model)
