@@ -114,7 +114,7 @@ class Column:
     always: bool = False
     """Shown in every table of the model, which must not be read without it."""
     setting: bool = False
-    """What the row reads with, not how good it is: it has no plot, and no test against the baseline."""
+    """What the row reads with, or how fast, not how good it is: it has no plot, and no test against the baseline."""
 
     def shown(self, figure: float) -> str:
         """With its decimals."""
@@ -279,7 +279,7 @@ def corpus_metric(
 
 
 def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
-    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`."""
+    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`; what else the machine did is not told."""
     return Column(
         name="tokens_per_second",
         label="tokens/s",
@@ -290,6 +290,7 @@ def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
         unit="tokens/s",
         difference_unit="tokens/s",
         decimals=0,
+        setting=True,
     )
 
 
