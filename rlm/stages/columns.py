@@ -111,10 +111,10 @@ class Column:
     """What alone determines the figure, in words, where the stage's inputs do: rows that share them must agree."""
     over_steps: Plot | None = None
     """The figure over training."""
-    setting: bool = False
-    """What the row reads with, not how good it is: it has no plot, and no test against the baseline."""
     always: bool = False
     """Shown in every table of the model, which must not be read without it."""
+    setting: bool = False
+    """What the row reads with, or how fast, not how good it is: it has no plot, and no test against the baseline."""
 
     def shown(self, figure: float) -> str:
         """With its decimals."""
@@ -250,37 +250,6 @@ def perplexity(*, role: str, file: str = "documents.jsonl", over_steps: Plot | N
     )
 
 
-def read_beside(name: str, label: str, *, role: str, decimals: int, file: str = "documents.jsonl") -> Column:
-    """A number that a row's model reads with, such as lambda: chosen, or a mean over tokens."""
-    return Column(
-        name=name,
-        label=label,
-        role=role,
-        file=file,
-        read=lambda line: (line[name] * line["tokens"], line["tokens"]),
-        units="documents",
-        unit="",
-        difference_unit="",
-        decimals=decimals,
-        setting=True,
-    )
-
-
-def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
-    """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
-    return Column(
-        name="tokens_helped",
-        label="tokens helped",
-        role=role,
-        file=file,
-        read=lambda line: (100 * line["helped"], line["tokens"]),
-        units="documents",
-        unit="percent",
-        difference_unit="percentage points",
-        decimals=1,
-    )
-
-
 def corpus_metric(
     metric: Literal["bleu", "chrf"], label: str, *, role: str, name: str = "", always: bool = False
 ) -> Column:
@@ -310,7 +279,7 @@ def corpus_metric(
 
 
 def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
-    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`."""
+    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`; what else the machine did is not told."""
     return Column(
         name="tokens_per_second",
         label="tokens/s",
@@ -321,4 +290,36 @@ def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
         unit="tokens/s",
         difference_unit="tokens/s",
         decimals=0,
+        setting=True,
+    )
+
+
+def read_beside(name: str, label: str, *, role: str, decimals: int, file: str = "documents.jsonl") -> Column:
+    """A number that a row's model reads with, such as lambda: chosen, or a mean over tokens."""
+    return Column(
+        name=name,
+        label=label,
+        role=role,
+        file=file,
+        read=lambda line: (line[name] * line["tokens"], line["tokens"]),
+        units="documents",
+        unit="",
+        difference_unit="",
+        decimals=decimals,
+        setting=True,
+    )
+
+
+def tokens_helped(*, role: str, file: str = "documents.jsonl") -> Column:
+    """Share of tokens that are likelier than by the language model alone, from lines `{"id", "helped", "tokens"}`."""
+    return Column(
+        name="tokens_helped",
+        label="tokens helped",
+        role=role,
+        file=file,
+        read=lambda line: (100 * line["helped"], line["tokens"]),
+        units="documents",
+        unit="percent",
+        difference_unit="percentage points",
+        decimals=1,
     )

@@ -16,7 +16,7 @@ from typing import Any
 from rlm.config import to_plain
 from rlm.stages.stage import Stage
 from rlm.stages.text_forecast import TEXT_STAGES, source_tokens
-from rlm.stages.translation_forecast import KEYS, TRANSLATION_STAGES, pair_tokens
+from rlm.stages.translation_forecast import TRANSLATION_STAGES, pair_tokens
 
 # Rates of one core (bfloat16 with AMX) and of one GPU (H100 class), operations per second.
 TRAIN_RATE = {"cpu": 6e10, "cuda": 1e14}
@@ -143,7 +143,7 @@ class Forecast:
         if source is None:
             return 0.0
         metrics = self._records.get(source.folder, {}).get("metrics", {})
-        if source.name == "datastore" and not metrics:
+        if source.name in ("datastore", "mt_datastore") and not metrics:
             return self._size(source, "text")
         return self._size_of(source.name, to_plain(source.config), metrics)
 
@@ -162,8 +162,6 @@ class Forecast:
             return float(metrics[counted])
         if name == "parallel":
             return pair_tokens(config, self.data)
-        if name == "mt_datastore":
-            return KEYS
         if name == "documents":
             return source_tokens(config["documents"], self._source_passages(config["documents"]["source"]))
         return self._source_passages(config["corpus"]["source"])

@@ -10,8 +10,8 @@ TOKENS_PER_PAIR = 18.0
 """Of a translation."""
 PAIRS_PER_BYTE = 1 / 60
 """Pairs that a compressed byte holds."""
-TEST_TOKENS, KEYS = 15_000.0, 100_000.0
-"""Of a test set and a datastore, before they are counted."""
+TEST_TOKENS = 15_000.0
+"""Of a test set."""
 SHAPE = {"layers": 6, "hidden_size": 512}
 """Of a checkpoint, opus-mt's."""
 VOCABULARY = 8_000.0

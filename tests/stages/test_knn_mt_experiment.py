@@ -62,7 +62,7 @@ def test_distinct_stages__when_rows_share_a_model() -> None:
     names = [stage.name for stage, _ in distinct_stages(rows.values()).values()]
     # trained on, two tests, and four datastores: own, a tenth of it, wrong
     assert {name: names.count(name) for name in names} == {
-        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "mt_translate": 16, "mt_score": 16}
+        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "mt_translate": 18, "mt_score": 18}
     }
     assert len({cell.stages["train"].key for cell in rows.values()}) == 1
     assert rows["Own and wrong datastores"].stages["datastore_0"].key == rows["+ kNN"].stages["datastore_0"].key
