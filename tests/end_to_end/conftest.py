@@ -16,7 +16,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped experiments with a scale `micro`: tiny, with a few steps of each training."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
-    for scales, steps in (("scale", "micro.yaml"), ("scale/retro", "micro_retro.yaml")):
+    for scales, steps in (
+        ("scale", "micro.yaml"),
+        ("scale/retro", "micro_retro.yaml"),
+        ("scale/knn_lm", "micro_knn_lm.yaml"),
+    ):
         scale = folder / "experiments" / scales
         tiny, micro = (yaml.safe_load(path.read_text()) for path in (scale / "tiny.yaml", HERE / steps))
         (scale / "micro.yaml").write_text(yaml.safe_dump(overlay(tiny, micro)))
