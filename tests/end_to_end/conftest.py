@@ -14,6 +14,7 @@ SCALES = {
     "scale": "micro",
     "scale/retro": "micro_retro",
     "scale/retro_qa": "micro_retro_qa",
+    "scale/knn_lm": "micro_knn_lm",
     "scale/knn_mt": "micro_knn_mt",
 }
 

@@ -119,7 +119,12 @@ def test_evaluate__tunes_on_the_development_text_alone(world: KnnWorld, tmp_path
     wanted = {name: grid[name][at] for name, at in zip(("k", "temperature", "weight"), place, strict=True)}
     assert chosen == {**wanted, "cache_flatness": 0.0, "cache_weight": 0.0}
     # one cell, computed alone on the development text
-    of_dev = {"text": world.tuned, "queries": world.dev_queries, "search": world.dev_search}
+    of_dev = {
+        "text": world.tuned,
+        "queries": world.dev_queries,
+        "search": world.dev_search,
+        "datastore_text": world.text,
+    }
     settings = KnnConfig(k=grid["k"][2], temperature=grid["temperature"][3], weight=grid["weight"][4])
     lines, _, _ = evaluated(tmp_path / "cell", of_dev, knn=settings)
     nats, tokens = (sum(line[name] for line in lines) for name in ("nats", "tokens"))
