@@ -11,7 +11,7 @@ from rlm.report.content import Grid
 from rlm.report.curves import Curve, curves, trained_stages
 from rlm.report.plots import Axis, Bar, Panel, bars, heat, lines
 from rlm.report.summary import Summary
-from rlm.stages.columns import Column, ColumnCurve, HeatMap, Logged, Plot
+from rlm.stages.columns import Against, Column, ColumnCurve, HeatMap, Logged, Plot
 from rlm.stages.models import MODELS
 from rlm.stages.store import stage_folder
 
@@ -39,6 +39,8 @@ def figures(summary: Summary) -> Iterator[Drawn]:
         for column in columns:
             if not column.setting:
                 yield from _bars(summary, dataset, column, suffix)
+        for against in MODELS[table.model].against:
+            yield from _against(summary, dataset, against, suffix)
         for heat_map in MODELS[table.model].heat_maps:
             yield from _heat_map(summary, dataset, heat_map, suffix)
         for curve in MODELS[table.model].curves(next(iter(table.rows.values()))):
@@ -162,6 +164,24 @@ def _over_number(summary: Summary, dataset: str, curve: ColumnCurve, suffix: str
         )
         axis = Axis(curve.x_label, whole=False, log2=curve.log2)
         yield _drawn(summary, curve.title + suffix, [panel], [values], axis)
+
+
+def _against(summary: Summary, dataset: str, wanted: Against, suffix: str) -> Iterator[Drawn]:
+    """A point for each row."""
+    table = summary.table
+    if not {wanted.x, wanted.y} <= set(table.columns):
+        return
+    x, y = table.column(wanted.x), table.column(wanted.y)
+    drawn, shown = [], []
+    for row in table.rows:
+        across, up = (summary.estimates.get((row, dataset, column.name)) for column in (x, y))
+        if across is not None and up is not None and across.mean > 0:
+            drawn.append(Curve((row,), np.array([across.mean]), np.array([up.mean])))
+            shown.append([row, x.shown(across.mean), y.shown(up.mean)])
+    if len({float(curve.steps[0]) for curve in drawn}) > 1:
+        values = Grid(f"{y.label} by {x.label}", ["row", x.label, y.label], shown)
+        axis = Axis(x.label, whole=False, log2=True)
+        yield _drawn(summary, wanted.title + suffix, [Panel(y.label, drawn, marked=True)], [values], axis)
 
 
 def _lines(summary: Summary, dataset: str, plot: Plot, suffix: str) -> Iterator[Drawn]:

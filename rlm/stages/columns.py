@@ -50,6 +50,17 @@ class ColumnCurve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Against:
+    """One column over another, a point for each row, drawn where a table has both and rows differ in the second."""
+
+    title: str
+    y: str
+    """A column's name."""
+    x: str
+    """Likewise; rows where it is 0 are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HeatMap:
     """A figure over two numbers, from a JSON file that a stage writes; drawn for the first row that has it."""
 

@@ -133,6 +133,7 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
             f"{count} tokens have no neighbour with the token that follows, and a weight of 1 makes them impossible: "
             "the perplexity is infinite; write a weight below 1"
         )
+    chosen["keys"] = 0.0 if test.table is None else float(test.table.described["keys"])
     (folder / "chosen.json").write_text(json.dumps(chosen))
     np.save(folder / "log_probabilities.npy", predicted.float().numpy())
     if test.table is not None:

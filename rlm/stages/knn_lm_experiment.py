@@ -17,7 +17,16 @@ from rlm.models.knn_config import (
 from rlm.models.retro_config import RetroConfig, RetroTrainConfig, ScratchDecoder
 from rlm.retrieval.config import FaissFlat, FaissIvfPq
 from rlm.stages.checks import check_training
-from rlm.stages.columns import Column, Examples, HeatMap, bits_per_byte, perplexity, read_beside, tokens_helped
+from rlm.stages.columns import (
+    Against,
+    Column,
+    Examples,
+    HeatMap,
+    bits_per_byte,
+    perplexity,
+    read_beside,
+    tokens_helped,
+)
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 from rlm.stages.text_stages import check_documents, check_windows, documents_stage
@@ -41,6 +50,7 @@ def _example(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
+KNN_LM_AGAINST = (Against(title="Perplexity by the size of the datastore", y="perplexity", x="keys"),)
 KNN_LM_HEAT_MAPS = (
     HeatMap(
         title="Perplexity of the development text over lambda and k, at the best temperature",
@@ -109,6 +119,7 @@ def knn_lm_columns(experiment: KnnLmExperiment) -> tuple[Column, ...]:
         perplexity(role=role),
         bits_per_byte(role=role),
         tokens_helped(role=role),
+        read_beside("keys", "keys", role=role, decimals=0),
         read_beside("weight", "lambda", role=role, decimals=2),
         read_beside("k", "k", role=role, decimals=0),
         read_beside("temperature", "temperature", role=role, decimals=2),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlm.stages.checks import check_realm
-from rlm.stages.columns import Column, ColumnCurve, Examples, HeatMap, Plot
+from rlm.stages.columns import Against, Column, ColumnCurve, Examples, HeatMap, Plot
 from rlm.stages.experiment import (
     REALM_PLOTS,
     RealmExperiment,
@@ -15,6 +15,7 @@ from rlm.stages.experiment import (
     realm_stages,
 )
 from rlm.stages.knn_lm_experiment import (
+    KNN_LM_AGAINST,
     KNN_LM_EXAMPLES,
     KNN_LM_HEAT_MAPS,
     KnnLmExperiment,
@@ -75,6 +76,7 @@ class Model:
     """What stages log, but for losses, which are always drawn."""
     curves: Callable[[Any], tuple[ColumnCurve, ...]] = lambda experiment: ()
     """Columns of a row with this configuration as functions of a number."""
+    against: tuple[Against, ...] = ()
     heat_maps: tuple[HeatMap, ...] = ()
     examples: tuple[Examples, ...] = ()
     live: tuple[str, ...] = ()
@@ -117,6 +119,7 @@ MODELS = {
         columns=knn_lm_columns,
         measured_on=knn_lm_measured_on,
         check=check_knn_lm,
+        against=KNN_LM_AGAINST,
         heat_maps=KNN_LM_HEAT_MAPS,
         examples=KNN_LM_EXAMPLES,
     ),

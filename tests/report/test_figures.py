@@ -11,7 +11,7 @@ import pytest
 from rlm.report import render
 from rlm.report.figures import figures
 from rlm.report.summary import Summary, summarise
-from rlm.stages.columns import ColumnCurve, leakage_columns, leakage_curve
+from rlm.stages.columns import Against, ColumnCurve, leakage_columns, leakage_curve
 from rlm.stages.models import MODELS
 from rlm.table import Cell
 from tests.fakes.language_model import finish, install, read_table
@@ -95,6 +95,20 @@ def test_figures__over_another_number_need_no_doublings(tmp_path: Path, model: C
     (drawn,) = curve(summary(tmp_path))
     assert drawn.values[0].lines[2] == ["two", "2.005", "1.605"]
     assert re.search(r"<text[^>]*>lambda</text>", drawn.svg) and re.search(r"<text[^>]*>0\.[1-4]", drawn.svg)
+
+
+def test_figures__of_a_column_against_another_have_a_point_for_each_row(
+    tmp_path: Path, model: Callable[..., None]
+) -> None:
+    def drawn(x: str) -> list[list[list[str]]]:
+        model(against=(Against(title="Against", y="bits_per_byte@100", x=x),))
+        return [each.values[0].lines for each in figures(summary(tmp_path)) if each.title == "Against"]
+
+    assert drawn("bits_per_byte@50") == [
+        [["Off", "2.005", "2.005"], ["one", "1.905", "1.805"], ["two", "1.805", "1.605"]]
+    ]
+    assert drawn("bits_per_byte@25") == []  # is the same in all rows
+    assert drawn("perplexity") == []  # is not in the table
 
 
 def test_report__where_a_filter_keeps_nothing_says_so(tmp_path: Path) -> None:
