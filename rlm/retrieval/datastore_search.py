@@ -1,12 +1,8 @@
-"""The nearest keys of a datastore by squared L2 distance, with keys streamed from the disk in segments.
-
-|q - k|^2 = |q|^2 - 2 (q k - |k|^2 / 2): the nearest key is the one with the largest inner product plus a bias, which
-`rlm.retrieval.exact` scans in bfloat16 with a bound on the error. Distances are then computed from the keys themselves,
-in float32. Keys and queries are moved by the mean key first, which changes no distance and makes the bias small.
-"""
+"""The nearest keys of a datastore by squared L2 distance, with keys streamed from the disk in segments."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +14,6 @@ from torch import Tensor
 
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.exact import GROUPS, Exact
 from rlm.retrieval.faiss_indexes import (
     CODES,
     FILE,
@@ -28,17 +23,14 @@ from rlm.retrieval.faiss_indexes import (
     read_index,
     to_array,
 )
+from rlm.retrieval.segment import Segment
 
-SEGMENT = {"cpu": 1 << 28, "cuda": 1 << 34}
+SEGMENT = {"cpu": 1 << 27, "cuda": 1 << 34}
 """Bytes of float16 keys in a segment."""
 HELD = {"cpu": 1 << 30, "cuda": 1 << 36}
 """Bytes of float16 keys that stay in memory from search to search; beyond, all are read again each time."""
-RANKED = 1 << 24
-"""Numbers of candidates' keys that are compared together."""
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
-SMALL = 4
-"""At most this many keys in a group."""
 QUERIES = 64
 """Whose distances are computed again together."""
 
@@ -79,59 +71,6 @@ def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
     return torch.linalg.vector_norm(keys - queries[:, None], dim=2).square_()
 
 
-class _Segment(Exact):
-    """Some keys, the first of them number `first`."""
-
-    def __init__(self, first: int, keys: NDArray, centre: Tensor, config: ExactIndex, device: torch.device) -> None:
-        self.first, self._centre = first, centre.to(device)
-        held = torch.from_numpy(keys).to(device)
-        bias = torch.cat([(rows.float() - self._centre).square().sum(1) for rows in held.split(1 << 16)]) / -2
-        super().__init__(config, held, device, bias)  # type: ignore[arg-type]
-
-    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Squared distances and ids of the min(k, keys) nearest."""
-        distances, rows = self.best(queries.to(self.device) - self._centre, min(k, self.size))
-        return distances.cpu(), rows.cpu() + self.first
-
-    def _widths(self, k: int) -> tuple[int, int]:
-        group, groups = super()._widths(k)
-        # nearly every group that is kept has one of the many neighbours: the smaller, the fewer others are scored again
-        small = min(group, SMALL)
-        return small, min(group * groups // small, GROUPS)
-
-    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-        """As that of `Exact`, with one product for all candidates of a query: they are many."""
-        order = torch.argsort(query, stable=True)
-        counts = torch.bincount(query, minlength=len(low))
-        kept = []
-        offsets = torch.arange(group, device=first.device)
-        for number, firsts in enumerate(first[order].split(counts.tolist())):
-            rows = (firsts[:, None] + offsets).flatten()
-            inside = rows < self.size
-            scores = self._scanned.index_select(0, rows.clamp(max=self.size - 1)) @ low[number]
-            kept.append(rows[(scores >= floor[number]) & inside])
-        counts = torch.tensor([len(rows) for rows in kept], device=first.device)
-        return torch.cat(kept), torch.repeat_interleave(torch.arange(len(kept), device=first.device), counts)
-
-    def _rank(self, row: Tensor, query: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k nearest of the candidates, in float32, ties by lower id."""
-        order = torch.argsort(query * self.size + row)
-        row, counts = row[order], torch.bincount(query, minlength=len(queries))
-        starts, most = counts.cumsum(0) - counts, int(counts.max())
-        found = []
-        for some in torch.arange(len(queries), device=row.device).split(max(1, RANKED // (most * self.dim))):
-            # [queries, candidates]
-            place = torch.arange(int(counts[some].max()), device=row.device).expand(len(some), -1)
-            outside = place >= counts[some, None]
-            rows = row[(starts[some, None] + place).clamp(max=len(row) - 1)]
-            keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, -1)
-            distances = torch.linalg.vector_norm(keys.sub_(queries[some, None]), dim=2).square_()
-            distances.masked_fill_(outside, torch.inf)
-            distances, best = torch.sort(distances, dim=1, stable=True)
-            found.append((distances[:, :k], rows.gather(1, best[:, :k])))
-        return torch.cat([distances for distances, _ in found]), torch.cat([rows for _, rows in found])
-
-
 class ExactSearch:
     """Every key is compared.
 
@@ -139,24 +78,25 @@ class ExactSearch:
         store: searched.
         config: `dtype` of the scan.
         devices: that search; each takes every so manieth segment.
-        segment: keys in a segment; None takes as many as `SEGMENT` bytes hold.
+        segment: keys in a segment; None takes all that are held, or as many as `SEGMENT` bytes hold.
     """
 
     def __init__(
         self, store: Datastore, config: ExactIndex, devices: Sequence[str] = ("cpu",), segment: int | None = None
     ) -> None:
         self.store, self.config, self.devices = store, config, [torch.device(name) for name in devices]
-        kind = self.devices[0].type
-        self._rows = segment or max(1, SEGMENT[kind] // (2 * store.dim))
         # one for all segments, so that equal keys are at equal distances wherever they are
         self._centre = torch.from_numpy(store.take(np.arange(0, len(store), -(-len(store) // SAMPLE)))).float().mean(0)
-        hold = 2 * store.dim * len(store) <= HELD[kind] * len(devices)
-        self._held: list[_Segment] | None = list(self._read()) if hold else None
+        kind, row = self.devices[0].type, 2 * store.dim
+        hold = row * len(store) <= HELD[kind] * len(devices)
+        # the fewer segments, the fewer keys are looked at that are not among the nearest of all
+        self._rows = segment or (-(-len(store) // len(devices)) if hold else max(1, SEGMENT[kind] // row))
+        self._held: list[Segment] | None = list(self._read()) if hold else None
 
-    def _read(self) -> Iterator[_Segment]:
+    def _read(self) -> Iterator[Segment]:
         for number, first in enumerate(range(0, len(self.store), self._rows)):
             keys = np.concatenate([rows for _, rows in self.store.slices(start=first, stop=first + self._rows)])
-            yield _Segment(first, keys, self._centre, self.config, self.devices[number % len(self.devices)])
+            yield Segment(first, keys, self._centre, self.config, self.devices[number % len(self.devices)])
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         check_search(self.store, queries, k)
@@ -165,7 +105,12 @@ class ExactSearch:
         with ThreadPoolExecutor(len(self.devices)) as pool:
             segments = iter(self._held if self._held is not None else self._read())
             while some := list(islice(segments, len(self.devices))):
-                for found in pool.map(lambda segment: segment.nearest(queries, k), some):
+                if best is None or best[0].shape[1] < k:
+                    search = partial(Segment.nearest, queries=queries, k=k)
+                else:  # what was found tells how near others have to be
+                    search = partial(Segment.nearer, queries=queries, k=k, than=best[0][:, -1])
+                # torch is slow to begin in a new thread
+                for found in (map if len(some) == 1 else pool.map)(search, some):
                     best = found if best is None else _merged(best, found, k)
         assert best is not None
         return best

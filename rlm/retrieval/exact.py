@@ -89,6 +89,8 @@ class Exact(Index):
             self._scanned, centre = self.embeddings.to(self.device, torch.float32), torch.zeros((), device=self.device)
             if bias is not None:
                 self._scanned = torch.nn.functional.pad(self._scanned, (0, BIASES))
+        self._moved = centre
+        """What the scanned embeddings are less than the embeddings: [dim], or 0."""
         self._memory: dict[str, Tensor] = {}
         norms, residuals = [], []
         for start in range(0, self.size, ROWS):
@@ -126,8 +128,7 @@ class Exact(Index):
         queries = queries.to(self.device)
         if not bool(torch.isfinite(queries).all()):
             raise ValueError("queries hold NaN or infinity: did the retriever's training diverge?")
-        held = MAXIMA[self.device.type] // (1 + self.size // self._widths(k)[0])
-        step = max(PADDING, min(QUERIES, held))
+        step = self._together(k)
         parts = []
         for start in range(0, len(queries), step):
             parts.append(self._best(queries[start : start + step], k))
@@ -141,6 +142,11 @@ class Exact(Index):
         """Take the pages that were read out of resident memory; they are read again where they are needed."""
         if self._map is not None:
             self._map._mmap.madvise(mmap.MADV_DONTNEED)
+
+    def _together(self, k: int) -> int:
+        """Queries whose maxima may be held at a time."""
+        held = MAXIMA[self.device.type] // (1 + self.size // self._widths(k)[0])
+        return max(PADDING, min(QUERIES, held))
 
     def _widths(self, k: int) -> tuple[int, int]:
         """Passages in a group, and groups in a group of groups; powers of two."""

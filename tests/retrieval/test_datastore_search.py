@@ -9,6 +9,7 @@ import torch
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore, DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
+from rlm.retrieval.segment import SAMPLED
 
 DIM, KEYS = 24, 3000
 
@@ -69,6 +70,24 @@ def test_exact__when_another_corpus_is_appended(tmp_path: Path, states) -> None:
     found = ExactSearch(Datastore.joined(parts), ExactIndex(), segment=512).search(queries, 64)
     whole = ExactSearch(stored(tmp_path / "whole", keys), ExactIndex()).search(queries, 64)
     assert all(torch.equal(one, other) for one, other in zip(found, whole, strict=True))
+
+
+def test_exact__of_many_neighbours_when_the_sample_is_not_like_the_rest(tmp_path: Path, states) -> None:
+    keys, queries = states[0].copy(), states[1]
+    keys[::SAMPLED] = keys[0]  # all of the sample: as near to some queries as nothing else, far from others
+    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex()).search(queries, 100)
+    wanted, wanted_ids = by_hand(keys, queries, 100)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-5)
+    assert (ids.numpy() == wanted_ids).mean() > 0.999
+
+
+def test_exact__of_many_neighbours_when_all_keys_are_equal(
+    tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.retrieval.segment.CANDIDATES", KEYS)  # those of one query, not those of two
+    keys = np.broadcast_to(states[0][:1], states[0].shape)
+    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex()).search(states[1], 64)
+    assert bool((ids == torch.arange(64)).all()) and bool((distances == distances[:, :1]).all())
 
 
 def test_exact__on_several_devices(tmp_path: Path, states) -> None:

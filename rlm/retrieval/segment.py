@@ -1,0 +1,197 @@
+"""Some keys of a datastore in memory, and the nearest of them by squared L2 distance.
+
+|q - k|^2 = |q|^2 - 2 (q k - |k|^2 / 2): the nearest key is the one with the largest inner product plus a bias, which
+`rlm.retrieval.exact` scans in bfloat16 with a bound on the error. Distances are then computed from the keys themselves,
+in float32. Keys and queries are moved by the mean key first, which changes no distance and makes the bias small.
+
+Where many neighbours are wanted, groups of keys keep nothing out. Then a sample of the keys tells which score about so
+many reach, and one scan keeps those that do.
+"""
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlm.retrieval.config import ExactIndex
+from rlm.retrieval.exact import CANDIDATES, GROUPS, PADDING, QUERIES, Exact
+
+RANKED = 1 << 20
+"""Numbers of candidates' keys that are compared together: what the cache holds."""
+SMALL = 4
+"""At most this many keys in a group."""
+MANY = 64
+"""Neighbours from which on a sample tells what to keep."""
+SAMPLED = 32
+"""One key of so many is in the sample."""
+SCORES = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Computed at a time."""
+ROUNDED = 1 + 2.0**-19
+"""A squared distance in float32 to what it may be in truth, at most."""
+WORD = 4
+"""Comparisons that are looked at together, as one integer."""
+
+
+class Segment(Exact):
+    """Some keys, the first of them number `first`; arguments as of `Exact`, keys [keys, dim] and their mean [dim]."""
+
+    def __init__(self, first: int, keys: NDArray, centre: Tensor, config: ExactIndex, device: torch.device) -> None:
+        self.first, self._centre = first, centre.to(device)
+        held = torch.from_numpy(keys).to(device)
+        bias = torch.cat([(rows.float() - self._centre).square().sum(1) for rows in held.split(1 << 16)]) / -2
+        super().__init__(config, held, device, bias)  # type: ignore[arg-type]
+
+    def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Squared distances and ids of the min(k, keys) nearest."""
+        distances, rows = self.best(queries.to(self.device) - self._centre, min(k, self.size))
+        return distances.cpu(), rows.cpu() + self.first
+
+    def nearer(self, queries: Tensor, k: int, than: Tensor) -> tuple[Tensor, Tensor]:
+        """As `nearest`, of the keys that are nearer to a query than a distance; at infinity where they are fewer.
+
+        Args:
+            queries: [queries, dim].
+            k: at most so many.
+            than: squared distances, [queries].
+        """
+        pairs = zip(queries.to(self.device).split(QUERIES), than.to(self.device).split(QUERIES), strict=True)
+        parts = [self._nearer(some - self._centre, distances, k) for some, distances in pairs]
+        return torch.cat([distances for distances, _ in parts]).cpu(), torch.cat(
+            [rows for _, rows in parts]
+        ).cpu() + self.first
+
+    def _nearer(self, queries: Tensor, than: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        low = queries.to(self._scanned.dtype)
+        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
+        # q k - |k|^2 / 2 = (|q|^2 - d^2) / 2, for a distance that float32 may have rounded; and scanned keys have moved
+        asked = queries.double()
+        reached = (asked.square().sum(1) - ROUNDED * than.double()) / 2 + asked @ (self._centre - self._moved).double()
+        found = self._reaching(wide, self._floor(reached, queries, low))
+        if found is None:
+            halves = [self._nearer(*half, k) for half in zip(queries.chunk(2), than.chunk(2), strict=True)]
+            return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
+        row, query, _ = found
+        return self._ranked(row, torch.bincount(query, minlength=len(queries)), queries, k)
+
+    def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
+        if not self._samples(k):
+            return super()._best(queries, k, positive)
+        low = queries.to(self._scanned.dtype)
+        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
+        likely = (wide @ self._scanned[::SAMPLED].T).float().topk(_sampled(k), sorted=False).values.amin(1)
+        floor = self._floor(likely, queries, low)
+        found = self._reaching(wide, floor)
+        if found is None:
+            halves = [self._best(half, k) for half in queries.chunk(2)]
+            return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
+        row, query, scores = found
+        place, outside = _places(torch.bincount(query, minlength=len(queries)))
+        if place.shape[1] < k:
+            return super()._best(queries, k, positive)
+        reached = scores[place].float().masked_fill_(outside, -torch.inf).topk(k, sorted=False).values.amin(1)
+        needed = self._floor(reached, queries, low)
+        if bool((needed < floor).any()):  # the sample was not like the rest
+            return super()._best(queries, k, positive)
+        kept = scores >= needed[query]
+        return self._ranked(row[kept], torch.bincount(query[kept], minlength=len(queries)), queries, k)
+
+    def _samples(self, k: int) -> bool:
+        return k >= MANY and 2 * SAMPLED * _sampled(k) < self.size
+
+    def _together(self, k: int) -> int:
+        return QUERIES if self._samples(k) else super()._together(k)
+
+    def _reaching(self, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Keys whose scanned score reaches the floor of a query: row, query and score, by query and row.
+
+        None where they are too many for several queries at once.
+        """
+        columns = -(-len(wide) // PADDING) * PADDING
+        padded = wide.new_zeros(columns, wide.shape[1])
+        padded[: len(wide)] = wide
+        floors = floor.new_full((columns,), torch.inf)
+        floors[: len(wide)] = floor
+        step = SCORES[self.device.type] // columns
+        block = self._kept("block", min(step, self.size), columns)
+        # positive numbers of bfloat16 may be compared as integers, with any others
+        as_integers = floors.dtype == torch.bfloat16 and bool((floors > 0).all())
+        seen, floors = (each.view(torch.int16) if as_integers else each for each in (block, floors))
+        reached = torch.empty(block.shape, dtype=torch.int16, device=self.device)  # far faster than bool
+        places, scores, count = [], [], 0
+        for start in range(0, self.size, step):
+            rows = self._scanned[start : start + step]
+            torch.mm(rows, padded.T, out=block[: len(rows)])
+            hits = torch.ge(seen[: len(rows)], floors, out=reached[: len(rows)]).view(-1, WORD)
+            word = hits.view(torch.int64).flatten().nonzero().squeeze(1)
+            inner, bit = hits[word].nonzero(as_tuple=True)
+            place = word[inner] * WORD + bit
+            places.append(place + start * columns)
+            scores.append(block.view(-1)[place])
+            count += len(place)
+            if count > CANDIDATES and len(wide) > 1:
+                return None
+        place = torch.cat(places)
+        query = (place % columns).to(torch.int16)
+        query, order = torch.sort(query, stable=True)
+        return (place // columns)[order], query.long(), torch.cat(scores)[order]
+
+    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+        """As that of `Exact`, with one product for all candidates of a query: they are many."""
+        order = torch.argsort(query, stable=True)
+        counts = torch.bincount(query, minlength=len(low))
+        kept = []
+        offsets = torch.arange(group, device=first.device)
+        for number, firsts in enumerate(first[order].split(counts.tolist())):
+            rows = (firsts[:, None] + offsets).flatten()
+            inside = rows < self.size
+            scores = self._scanned.index_select(0, rows.clamp(max=self.size - 1)) @ low[number]
+            kept.append(rows[(scores >= floor[number]) & inside])
+        counts = torch.tensor([len(rows) for rows in kept], device=first.device)
+        return torch.cat(kept), torch.repeat_interleave(torch.arange(len(kept), device=first.device), counts)
+
+    def _widths(self, k: int) -> tuple[int, int]:
+        group, groups = super()._widths(k)
+        # nearly every group that is kept has one of the many neighbours: the smaller, the fewer others are scored again
+        small = min(group, SMALL)
+        return small, min(group * groups // small, GROUPS)
+
+    def _rank(self, row: Tensor, query: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        order = torch.argsort(query * self.size + row)
+        return self._ranked(row[order], torch.bincount(query, minlength=len(queries)), queries, k)
+
+    def _ranked(self, row: Tensor, counts: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k nearest of the candidates in float32, ties by lower id; at infinity where they are fewer.
+
+        Args:
+            row: of each candidate, by query and ascending.
+            counts: candidates of each query.
+            queries: [queries, dim].
+            k: wanted.
+        """
+        place, outside = _places(counts)
+        nearest = torch.full((len(queries), k), torch.inf, device=self.device)
+        ids = torch.zeros(len(queries), k, dtype=torch.int64, device=self.device)
+        step = max(1, RANKED // (max(1, place.shape[1]) * self.dim))
+        for low in range(0, len(queries), step):
+            some = slice(low, low + step)
+            most = int(counts[some].max())
+            rows = row[place[some, :most]]
+            keys = (
+                self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, self.dim)
+            )
+            distances = torch.linalg.vector_norm(keys.sub_(queries[some, None]), dim=2).square_()
+            distances, best = torch.sort(distances.masked_fill_(outside[some, :most], torch.inf), dim=1, stable=True)
+            nearest[some, :most], ids[some, :most] = distances[:, :k], rows.gather(1, best[:, :k])
+        return nearest, ids
+
+
+def _sampled(k: int) -> int:
+    """More than this many of the sample are hardly ever among the k nearest."""
+    expected = k / SAMPLED
+    return round(expected + 4 * expected**0.5 + 4)
+
+
+def _places(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each query's candidates are, one query after the other: [queries, most], and which places it has not."""
+    inside = torch.arange(int(counts.max()), device=counts.device)
+    place = (counts.cumsum(0) - counts)[:, None] + inside
+    return place.clamp_(max=max(0, int(counts.sum()) - 1)), inside >= counts[:, None]
