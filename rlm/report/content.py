@@ -126,6 +126,8 @@ def _value(summary: Summary, row: str, dataset: str, column: Column) -> str:
     if place not in summary.estimates:
         return ABSENT
     found = summary.estimates[place]
+    if column.setting and found.mean == 0:  # the row reads with none
+        return ABSENT
     text = column.shown(found.mean) + ("" if found.sd is None else f" ± {column.shown(found.sd)}")
     compared = summary.compared.get(place)
     return f"{text} {MARK}" if compared is not None and compared.significant else text

@@ -27,7 +27,7 @@ caption span { display: block; max-width: min(44rem, calc(100vw - 2rem)); positi
 th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; font-weight: normal; vertical-align: top; }
 th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--page);
                  white-space: normal; min-width: 8.5rem; }
-.name { text-align: left; }
+.name { text-align: left; } td.name { white-space: normal; }
 thead th { font-weight: 600; vertical-align: bottom; white-space: normal; }
 thead th { border-bottom: 2px solid var(--rule); } tfoot > tr > * { border-top: 2px solid var(--rule); }
 tbody > tr + tr > * { border-top: 1px solid var(--rule); }

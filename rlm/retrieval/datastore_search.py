@@ -23,7 +23,7 @@ from rlm.retrieval.faiss_indexes import (
     read_index,
     to_array,
 )
-from rlm.retrieval.segment import Segment
+from rlm.retrieval.segment import RANKED, Segment
 
 SEGMENT = {"cpu": 1 << 27, "cuda": 1 << 34}
 """Bytes of float16 keys in a segment."""
@@ -32,7 +32,7 @@ HELD = {"cpu": 1 << 30, "cuda": 1 << 36}
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
 QUERIES = 64
-"""Whose distances are computed again together."""
+"""Whose distances are computed again together, from keys on the disk."""
 
 
 class DatastoreIndex(Protocol):
@@ -86,7 +86,9 @@ class ExactSearch:
     ) -> None:
         self.store, self.config, self.devices = store, config, [torch.device(name) for name in devices]
         # one for all segments, so that equal keys are at equal distances wherever they are
-        self._centre = torch.from_numpy(store.take(np.arange(0, len(store), -(-len(store) // SAMPLE)))).float().mean(0)
+        step = -(-len(store) // SAMPLE)
+        sample = np.concatenate([keys[-first % step :: step] for first, keys in store.slices()])
+        self._centre = torch.from_numpy(sample).float().mean(0)
         kind, row = self.devices[0].type, 2 * store.dim
         hold = row * len(store) <= HELD[kind] * len(devices)
         # the fewer segments, the fewer keys are looked at that are not among the nearest of all
@@ -139,6 +141,9 @@ class FaissSearch:
                 "build it again"
             )
         self.store, self.config, self.index = store, config, index
+        self._held: Tensor | None = None
+        if getattr(config, "rerank", 0) and 2 * store.dim * len(store) <= HELD["cpu"]:
+            self._held = torch.from_numpy(np.concatenate([keys for _, keys in store.slices()]))
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         check_search(self.store, queries, k)
@@ -148,11 +153,17 @@ class FaissSearch:
         if not rerank:
             return torch.from_numpy(distances[:, :k]), torch.from_numpy(ids[:, :k])
         parts = []
-        for some, candidates in zip(queries.float().split(QUERIES), torch.from_numpy(ids).split(QUERIES), strict=True):
-            keys = torch.from_numpy(self.store.take(candidates.numpy())).float()
-            again, order = torch.sort(squared_distances(some, keys), dim=1, stable=True)
+        step = QUERIES if self._held is None else max(1, RANKED // (depth * self.store.dim))
+        for some, candidates in zip(queries.float().split(step), torch.from_numpy(ids).split(step), strict=True):
+            again, order = torch.sort(squared_distances(some, self._keys(candidates)), dim=1, stable=True)
             parts.append((again[:, :k], candidates.gather(1, order[:, :k])))
         return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+
+    def _keys(self, ids: Tensor) -> Tensor:
+        """float32 [queries, candidates, dim]."""
+        if self._held is None:
+            return torch.from_numpy(self.store.take(ids.numpy())).float()
+        return self._held.index_select(0, ids.flatten()).float().view(*ids.shape, -1)
 
     def _found(self, queries: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Those with too few keys in their lists are searched in all lists."""
