@@ -27,6 +27,7 @@ from rlm.data.documents import Documents, write_documents
 from rlm.data.sources import Passage
 from rlm.data.text_windows import TextWindows
 from rlm.data.tokenizer import make_tokenizer
+from rlm.launch import FEWER_KERNELS, KEEP_FREED_MEMORY
 from rlm.models.knn_config import DatastoreConfig
 from rlm.models.language_model import HuggingFaceLanguageModel
 from rlm.retrieval.config import ExactIndex
@@ -123,4 +124,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    launched = KEEP_FREED_MEMORY | FEWER_KERNELS  # as `rlm run` starts its processes
+    if not launched.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **launched})
     main()

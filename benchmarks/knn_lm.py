@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import faiss
 import torch
 from torch import Tensor
 
+from rlm.launch import FEWER_KERNELS, KEEP_FREED_MEMORY
 from rlm.models.knn import grid_nats, knn_log_probability, prefix_log_probabilities
 from rlm.models.knn_config import SHARES, TEMPERATURES, WEIGHTS
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
@@ -131,4 +133,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    launched = KEEP_FREED_MEMORY | FEWER_KERNELS  # as `rlm run` starts its processes
+    if not launched.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **launched})
     main()

@@ -8,8 +8,10 @@ states do. Prints tokens/s of both and their ratio (median over rounds), for eac
 """
 
 import argparse
+import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from rlm.launch import FEWER_KERNELS, KEEP_FREED_MEMORY
 from rlm.models.knn_mt import NeighbourInterpolation
 from rlm.models.translation import DecoderStates, build_translator, token_states
 from rlm.models.translation_config import DecodingConfig, NearestTokens, ScratchTranslator
@@ -106,4 +109,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    launched = KEEP_FREED_MEMORY | FEWER_KERNELS  # as `rlm run` starts its processes
+    if not launched.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **launched})
     main()

@@ -23,7 +23,7 @@ from rlm.retrieval.faiss_indexes import (
     read_index,
     to_array,
 )
-from rlm.retrieval.segment import RANKED, Segment
+from rlm.retrieval.segment import RANKED, Segment, squared_distances
 
 SEGMENT = {"cpu": 1 << 27, "cuda": 1 << 34}
 """Bytes of float16 keys in a segment."""
@@ -66,11 +66,6 @@ def check_search(store: Datastore, queries: Tensor, k: int) -> None:
         raise ValueError("queries hold NaN or infinity: did the model's training diverge?")
 
 
-def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
-    """float32 [queries, dim] and [queries, candidates, dim] to [queries, candidates]; 0 where they are equal."""
-    return torch.linalg.vector_norm(keys - queries[:, None], dim=2).square_()
-
-
 class ExactSearch:
     """Every key is compared.
 
@@ -87,7 +82,8 @@ class ExactSearch:
         self.store, self.config, self.devices = store, config, [torch.device(name) for name in devices]
         # one for all segments, so that equal keys are at equal distances wherever they are
         step = -(-len(store) // SAMPLE)
-        sample = np.concatenate([keys[-first % step :: step] for first, keys in store.slices()])
+        # copies: views would keep all pages resident
+        sample = np.concatenate([keys[-first % step :: step].copy() for first, keys in store.slices()])
         self._centre = torch.from_numpy(sample).float().mean(0)
         kind, row = self.devices[0].type, 2 * store.dim
         hold = row * len(store) <= HELD[kind] * len(devices)

@@ -178,10 +178,16 @@ class Segment(Exact):
             keys = (
                 self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, self.dim)
             )
-            distances = torch.linalg.vector_norm(keys.sub_(queries[some, None]), dim=2).square_()
+            distances = squared_distances(queries[some], keys)
             distances, best = torch.sort(distances.masked_fill_(outside[some, :most], torch.inf), dim=1, stable=True)
             nearest[some, :most], ids[some, :most] = distances[:, :k], rows.gather(1, best[:, :k])
         return nearest, ids
+
+
+def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """float32 [queries, dim] and [queries, candidates, dim], which is overwritten, to [queries, candidates]; 0 where
+    they are equal."""
+    return torch.linalg.vector_norm(keys.sub_(queries[:, None]), dim=2).square_()
 
 
 def _sampled(k: int) -> int:
