@@ -3,8 +3,8 @@
 The peer of `rate` gets everything for free: its own word pieces, sorted by length, in batches of the same size, weights
 in pure bfloat16 where that is fast, no pooling, no search, no output. `memory` runs the stages themselves on generated
 documents; the encoder is small, for memory does not depend on its layers, but its width is MiniLM's (`--width`).
-`peer` embeds, indexes and self-searches chunks of 64 word pieces with MiniLM, as `retro-pytorch` 0.3.9 does (which
-otherwise takes a BERT four times as large), its encoder in float32, as it comes, and in bfloat16 as ours.
+`peer` embeds, indexes and self-searches chunks of 64 word pieces with MiniLM, as `retro-pytorch` 0.3.9 does: with
+MiniLM in float32 and in bfloat16, and as it comes, with a BERT-base (of random weights) in float32.
 
     python benchmarks/neighbours.py
     python benchmarks/neighbours.py peer --peer PYTHON --out FILE.md
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import BertConfig, BertModel
 
 from benchmarks.peer import Peer
 from rlm.config import Runtime
@@ -119,18 +120,25 @@ def peer(options: argparse.Namespace) -> list[str]:
         index = build_index(ExactIndex(), held, torch.device("cpu"), whole=True)
         write_neighbours(folder, origin, origin, 2, lambda a, b: dense_search(index, torch.from_numpy(held[a:b])), {})
 
-    with Peer(options.peer, torch.get_num_threads()) as theirs:
+    with Peer(options.peer, torch.get_num_threads()) as theirs, tempfile.TemporaryDirectory() as base:
+        BertModel(BertConfig()).save_pretrained(base)
+        minilm = locate(MINILM.name)
+        peers = {
+            "MiniLM, float32": (minilm, False),
+            "MiniLM, bfloat16": (minilm, True),
+            "BERT-base, float32": (base, False),
+        }
         for turn in range(options.rounds + 1):
             with tempfile.TemporaryDirectory() as name:
                 np.save(Path(name) / "chunks.npy", chunks)
                 np.save(Path(name) / "documents.npy", documents)
                 start = time.perf_counter()
                 ours(Path(name))
-                found = {"ours": time.perf_counter() - start}
-                for bf16 in (False, True):
-                    answer = theirs("neighbours", folder=name, encoder=locate(MINILM.name), bf16=bf16)
-                    found["peer", bf16] = answer["seconds"]
-                    found["encoder", bf16] = answer["encoder_seconds"]
+                found: dict[object, float] = {"ours": time.perf_counter() - start}
+                for which, (path, bf16) in peers.items():
+                    answer = theirs("neighbours", folder=name, encoder=path, bf16=bf16)
+                    found[which] = answer["seconds"]
+                    found["encoder", which] = answer["encoder_seconds"]
             print(f"round {turn}: {found}", flush=True)
             for what, taken in found.items():
                 rates.setdefault(what, []).extend([taken] * (turn > 0))  # the first round warms up
@@ -140,13 +148,13 @@ def peer(options: argparse.Namespace) -> list[str]:
         "| peer's encoder | ours, chunks/s | peer | of its time, in the encoder | ratio | wanted |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for bf16 in (False, True):
+    for which in peers:
         ratio, share = (
             statistics.median(map(float.__truediv__, rates[over], rates[under]))
-            for over, under in ((("peer", bf16), "ours"), (("encoder", bf16), ("peer", bf16)))
+            for over, under in ((which, "ours"), (("encoder", which), which))
         )
-        mine, other = (count / statistics.median(rates[what]) for what in ("ours", ("peer", bf16)))
-        cells = ["bfloat16" if bf16 else "float32", f"{mine:,.1f}", f"{other:,.1f}", f"{share:.0%}", f"{ratio:.2f}"]
+        mine, other = (count / statistics.median(rates[what]) for what in ("ours", which))
+        cells = [which, f"{mine:,.1f}", f"{other:,.1f}", f"{share:.0%}", f"{ratio:.2f}"]
         lines.append(f"| {' | '.join(cells)} | {LEAST_TO_PEER} |")
     return lines
 
