@@ -7,7 +7,7 @@ import pytest
 from rlm.table import load_table
 from tests.end_to_end.workplace import ROOT, Command
 
-BESIDE = {"realm_table2", "retro_neighbours", "retro_leakage", "retro_open_qa"}
+BESIDE = {"realm_table2", "retro_neighbours", "retro_leakage", "retro_open_qa", "knn_lm", "knn_mt"}
 """Run by modules of their own."""
 TABLES = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
 
