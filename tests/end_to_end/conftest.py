@@ -36,7 +36,9 @@ def rlm(workplace: Path) -> Command:
     """Runs `rlm ARGUMENTS` in the workplace; a failure shows what it printed."""
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "rlm", *arguments]
+        # the tests' workers share the cores: threads that wait for each other would wait for other tests, too
+        alone = ["--threads", "1"] if arguments[0] == "run" else []
+        command = [sys.executable, "-m", "rlm", *arguments, *alone]
         done = subprocess.run(command, cwd=workplace, env=environment(), capture_output=True, text=True, timeout=900)
         assert done.returncode == code, f"rlm {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done
