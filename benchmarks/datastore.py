@@ -66,7 +66,7 @@ def writing(options: argparse.Namespace) -> None:
         def forward() -> None:
             for batch in text.batches(settings.batch_size):
                 with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                    model.model(batch["ids"], use_cache=False)
+                    model.hidden(batch["ids"])  # no logits, as datastores need none
 
         rates: list[tuple[float, float]] = []
         for turn in range(options.rounds + 1):

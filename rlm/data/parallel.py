@@ -60,17 +60,23 @@ def _of_source(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
     if isinstance(source, PhrasebookSource):
         return pairs(source)
     files = source_files(files_of(source).files, data)
+    problems = Problems()
     if isinstance(source, FilesSource):
-        found = (pair for path in files for pair in _records(path, config))
+        found = (pair for path in files for pair in _records(path, config, problems))
     else:
         if len(files) != 2:
             raise ConfigError(f"{describe(config)}: {len(files)} files; name one for either language")
-        found = _aligned(*files)
-    return found if source.limit is None else islice(found, source.limit)
+        found = _aligned(files[0], files[1], problems)
+    return _checked(islice(found, source.limit), problems)
 
 
-def _records(path: Path, config: ParallelConfig) -> Iterator[Pair]:
-    problems = Problems()
+def _checked(found: Iterator[Pair], problems: Problems) -> Iterator[Pair]:
+    """All pairs, then the mistakes up to the last of them."""
+    yield from found
+    problems.check()
+
+
+def _records(path: Path, config: ParallelConfig, problems: Problems) -> Iterator[Pair]:
     names = {"id": "id", "source": config.source_field, "target": config.target_field}
     for record in read_records(path, problems):
         fields = record.fields
@@ -83,11 +89,9 @@ def _records(path: Path, config: ParallelConfig) -> Iterator[Pair]:
             )
         else:
             yield Pair(*map(str, texts))
-    problems.check()
 
 
-def _aligned(source: Path, target: Path) -> Iterator[Pair]:
-    problems = Problems()
+def _aligned(source: Path, target: Path, problems: Problems) -> Iterator[Pair]:
     with readable(source), readable(target), open_text(source) as texts, open_text(target) as translations:
         for number, lines in enumerate(zip_longest(texts, translations), 1):
             text, translation = (None if line is None else line.strip() for line in lines)
@@ -99,7 +103,6 @@ def _aligned(source: Path, target: Path) -> Iterator[Pair]:
                 problems.add(
                     f"{full}:{number}: no counterpart in {lacking.name} ({what}); give both files a line for each pair"
                 )
-    problems.check()
 
 
 def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterable[str]]) -> Any:

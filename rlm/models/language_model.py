@@ -19,11 +19,13 @@ SEEN = {"output": "input", "output_normalized": "output"}
 """What of the last norm of the model is the key; of the norms of a layer, `..._before_norm` is what goes in."""
 LAYERS = ("h", "layers", "decoder.layers")
 NORMS = {
-    "ffn_input": ("ln_2", "post_attention_layernorm", "pre_feedforward_layernorm", "final_layer_norm"),
+    "ffn_input": ("ln_2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm"),
     "attention_input": ("ln_1", "input_layernorm", "self_attn_layer_norm"),
     "output": ("ln_f", "norm", "final_layer_norm", "decoder.final_layer_norm", "final_layernorm"),
 }
 """What models of transformers call them."""
+READERS = {"ffn_input": ("mlp", "fc1", "feed_forward", "ffn"), "attention_input": ("attn", "attention")}
+"""Parts of the names of what reads them."""
 
 
 class LanguageModel(nn.Module):
@@ -97,10 +99,10 @@ class HuggingFaceLanguageModel(LanguageModel):
         self.width = int(model.config.hidden_size)
 
     def norm(self, where: str) -> nn.Module:
-        body = self.model.base_model
+        body: Any = self.model.base_model
         if where != "output":
-            layers = next((found for name in LAYERS if (found := _find(body, name)) is not None), None)
-            body = None if layers is None else layers[-1]
+            layers = next((found for name in LAYERS if (found := _find(body, name)) is not None), [None])
+            body = layers[-1]
         norms = (_find(body, name) for name in NORMS[where])
         found = next((norm for norm in norms if norm is not None), None)
         if found is None:
@@ -108,7 +110,37 @@ class HuggingFaceLanguageModel(LanguageModel):
                 f"key function `{where}`: {type(self.model).__name__} has no layer norm that is called "
                 f"{', '.join(NORMS[where])} there; choose another `key`"
             )
+        if where in READERS and not self._read(found, body, READERS[where]):
+            raise ValueError(
+                f"key function `{where}`: in {type(self.model).__name__} no layer norm comes just before what is read;"
+                " choose another `key`"
+            )
         return found
+
+    def _read(self, norm: nn.Module, layer: nn.Module, names: tuple[str, ...]) -> bool:
+        """Whether a part of the layer with such a name reads what the norm puts out, as a short input shows."""
+        out: list[Tensor] = []
+        read: list[bool] = []
+
+        def look(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            seen = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
+            read.extend(each.data_ptr() == last.data_ptr() for each in seen for last in out[-1:])
+
+        readers = [part for name, part in layer.named_modules() if any(word in name for word in names)]
+        handles = [part.register_forward_pre_hook(look, with_kwargs=True) for part in readers]
+        handles.append(norm.register_forward_hook(lambda module, arguments, output: out.append(output)))
+        try:
+            with torch.inference_mode():
+                self.hidden(self._short)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return any(read)
+
+    @property
+    def _short(self) -> Tensor:
+        """An input to try the model on."""
+        return torch.arange(1, 5, device=self.model.device)[None]
 
     def hidden(self, ids: Tensor) -> Tensor:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -119,7 +151,21 @@ class HuggingFaceLanguageModel(LanguageModel):
         return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden)
+        config, logits = self.model.config, self.model.get_output_embeddings()(hidden)
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        return logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+
+    def check(self) -> None:
+        """Raise ValueError where the model's own forward gives other logits."""
+        with torch.inference_mode():
+            ours, own = self.logits(self.hidden(self._short)), self.model(input_ids=self._short).logits
+        if not torch.allclose(ours, own, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"{type(self.model).__name__} makes its logits from its last states in a way that is not known here;"
+                " name a model of another architecture"
+            )
 
 
 def _find(module: Any, name: str) -> Any:
@@ -151,4 +197,6 @@ def open_language_model(
             f"{config.name} has a vocabulary of {model.config.vocab_size}, the text of {vocab_size}; "
             f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
         )
-    return HuggingFaceLanguageModel(model)
+    opened = HuggingFaceLanguageModel(model)
+    opened.check()
+    return opened

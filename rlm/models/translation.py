@@ -115,15 +115,22 @@ def _last_feed_forward(model: Any) -> nn.Module:
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None) or getattr(decoder, "block", None)
     last: Any = None if layers is None else layers[-1]
-    if isinstance(getattr(last, "fc1", None), nn.Module):  # BART, Marian, mBART, M2M100, Pegasus, FSMT
+    if isinstance(getattr(last, "fc1", None), nn.Module):  # BART, Marian, mBART, Pegasus, FSMT
         return last.fc1
     blocks = getattr(last, "layer", None)
     if blocks is not None and hasattr(blocks[-1], "DenseReluDense"):  # T5, mT5, UMT5, LongT5
         return blocks[-1].DenseReluDense
     raise ConfigError(
         f"datastore.key: ffn_input is not known for a {model.config.model_type}, whose decoder layers have no `fc1` and"
-        " no `DenseReluDense`; write `key: output`, or name a BART-, Marian-, M2M100- or T5-like checkpoint"
+        " no `DenseReluDense`; write `key: output`, or name a BART-, Marian- or T5-like checkpoint"
     )
+
+
+def shifted(model: Any, labels: Tensor) -> Tensor:
+    """What the decoder reads to write the labels: the start token, and each label but the last."""
+    start = labels.new_full((len(labels), 1), model.config.decoder_start_token_id)
+    read = torch.cat([start, labels[:, :-1]], 1)
+    return read.masked_fill(read == IGNORED, model.config.pad_token_id)
 
 
 def token_states(model: Any, states: DecoderStates, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -141,7 +148,7 @@ def token_states(model: Any, states: DecoderStates, batch: dict[str, Tensor]) ->
     model(
         input_ids=batch["ids"],
         attention_mask=batch["mask"],
-        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+        decoder_input_ids=shifted(model, labels),
         use_cache=False,
     )
     real = labels != IGNORED
@@ -160,7 +167,7 @@ class Translation(pl.LightningModule):
         logits = self.model(
             input_ids=batch["ids"],
             attention_mask=batch["mask"],
-            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
+            decoder_input_ids=shifted(self.model, labels),
             use_cache=False,
         ).logits
         count = (labels != IGNORED).sum().float()

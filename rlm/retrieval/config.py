@@ -1,7 +1,7 @@
 """Configuration of retrievers, indexes and index refresh (imports nothing heavy)."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +74,11 @@ class FaissIvfPq:
     probes: int = 32
     rerank: int = 10
     """Candidates re-scored from the full embeddings, as a multiple of k; 0 keeps quantised scores."""
+
+    @property
+    def built(self) -> Self:
+        """What the index depends on, whatever it is asked."""
+        return replace(self, probes=FaissIvfPq().probes, rerank=FaissIvfPq().rerank)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,8 @@ SHARD = 1 << 18
 """Keys in a shard; all but the last are full."""
 ROWS = 1 << 16
 """Keys read at a time."""
+RESIDENT = 1 << 30
+"""Bytes of a map that may stay resident; of a larger one, what was read is let go of."""
 _MARK, _SIDECAR = "progress.json", "datastore.json"
 
 
@@ -64,7 +66,9 @@ class DatastoreWriter:
 
     def _resume(self) -> None:
         try:
-            mark = json.loads((self.folder / _MARK).read_text())
+            # a finished one is told by the same facts
+            told = next(path for name in (_MARK, _SIDECAR) if (path := self.folder / name).exists())
+            mark = json.loads(told.read_text())
             if {name: mark[name] for name in self._described} != self._described or mark["shard"] != self._shard:
                 return
             count, checksums = int(mark["count"]), mark["checksums"]
@@ -77,7 +81,7 @@ class DatastoreWriter:
                     if _checksum(path) != (size, expected[name]):
                         return
             self.count, self._checksums = count, checksums
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, StopIteration):
             pass  # nothing was written, or not by a writer with these arguments
 
     def _row_bytes(self, name: str) -> int:
@@ -281,8 +285,11 @@ class Datastore:
         # ascending, so that the disk is read in one direction
         order = np.argsort(flat, kind="stable")
         bounds = np.searchsorted(flat[order], self.first)
+        large = sum(array.nbytes for array in arrays) > RESIDENT
         for array, first, low, high in zip(arrays, self.first, bounds, bounds[1:], strict=False):
             found[order[low:high]] = array[flat[order[low:high]] - first]
+            if large:
+                _let_go(array)
         return found.reshape(*ids.shape, *found.shape[1:])
 
 

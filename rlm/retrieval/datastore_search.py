@@ -25,10 +25,15 @@ from rlm.retrieval.faiss_indexes import (
 )
 from rlm.retrieval.segment import RANKED, Segment, squared_distances
 
-SEGMENT = {"cpu": 1 << 27, "cuda": 1 << 34}
-"""Bytes of float16 keys in a segment."""
-HELD = {"cpu": 1 << 30, "cuda": 1 << 36}
-"""Bytes of float16 keys that stay in memory from search to search; beyond, all are read again each time."""
+SEGMENT = {"cpu": 1 << 28, "cuda": 1 << 34}
+"""Bytes of keys, and of what is scanned of them, in a segment."""
+HELD = 1 << 31
+"""Bytes of keys, and of what is scanned of them, that stay in memory from search to search; beyond, all are read again
+each time."""
+FREE = 0.6
+"""Share of a GPU's free memory that may be held."""
+SCANNED = 2
+"""Bytes of a number that is scanned, in bfloat16."""
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
 QUERIES = 64
@@ -85,8 +90,9 @@ class ExactSearch:
         # copies: views would keep all pages resident
         sample = np.concatenate([keys[-first % step :: step].copy() for first, keys in store.slices()])
         self._centre = torch.from_numpy(sample).float().mean(0)
-        kind, row = self.devices[0].type, 2 * store.dim
-        hold = row * len(store) <= HELD[kind] * len(devices)
+        kind, row = self.devices[0].type, (store.shards[0].keys.itemsize + SCANNED) * store.dim
+        held = HELD if kind == "cpu" else int(FREE * torch.cuda.mem_get_info(self.devices[0])[0])
+        hold = row * len(store) <= held * len(devices)
         # the fewer segments, the fewer keys are looked at that are not among the nearest of all
         self._rows = segment or (-(-len(store) // len(devices)) if hold else max(1, SEGMENT[kind] // row))
         self._held: list[Segment] | None = list(self._read()) if hold else None
@@ -138,7 +144,7 @@ class FaissSearch:
             )
         self.store, self.config, self.index = store, config, index
         self._held: Tensor | None = None
-        if getattr(config, "rerank", 0) and 2 * store.dim * len(store) <= HELD["cpu"]:
+        if getattr(config, "rerank", 0) and store.shards[0].keys.itemsize * store.dim * len(store) <= HELD // 2:
             self._held = torch.from_numpy(np.concatenate([keys for _, keys in store.slices()]))
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The nearest keys of every key of a text: searched once, block by block, and read for every k ever after."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -52,39 +53,44 @@ def write_knn(
         **{"queries": count, "k": k, "keys": len(store), "made_of": dict(made_of)},
         "dtypes": {name: str(dtype) for name, dtype in dtypes.items()},
     }
-    arrays, done = _open_work(folder, described, block)
+    arrays, done, seconds = _open_work(folder, described, block)
     for first in range(done, count, block):
         last = min(first + block, count)
         asked = torch.from_numpy(np.concatenate([rows for _, rows in queries.slices(start=first, stop=last)])).float()
+        started = time.perf_counter()
         distances, ids = (found.numpy() for found in search.search(asked, k))
+        seconds.append(time.perf_counter() - started)
         arrays["distances"][first:last], arrays["ids"][first:last] = distances, ids
         arrays["tokens"][first:last] = store.take_values(ids)
         for array in arrays.values():
             array.flush()
-        replace_json(folder / _MARK, {**described, "block": block, "done": last})
+        replace_json(folder / _MARK, {**described, "block": block, "done": last, "seconds": seconds})
         if progress is not None:
             progress(last, count)
-    replace_json(folder / _SIDECAR, described)
+    replace_json(folder / _SIDECAR, {**described, "block": block, "done": count, "seconds": seconds})
     (folder / _MARK).unlink(missing_ok=True)
 
 
-def _open_work(folder: Path, described: dict[str, Any], block: int) -> tuple[dict[str, np.memmap], int]:
-    """The arrays to write, and how many queries of them an interrupted call had written."""
+def _open_work(folder: Path, described: dict[str, Any], block: int) -> tuple[dict[str, np.memmap], int, list[float]]:
+    """The arrays to write, how many queries of them an interrupted call had written, and the seconds of its blocks."""
     shape = (described["queries"], described["k"])
     try:
-        mark = json.loads((folder / _MARK).read_text())
-        done = mark.pop("done")
+        # a finished one is told by the same facts
+        told = next(path for name in (_MARK, _SIDECAR) if (path := folder / name).exists())
+        mark = json.loads(told.read_text())
+        done, seconds = int(mark.pop("done")), list(mark.pop("seconds"))
         if mark == {**described, "block": block}:
             arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in described["dtypes"]}
             if all(array.shape == shape for array in arrays.values()):
-                return arrays, int(done)
-    except (OSError, ValueError, KeyError):
+                return arrays, done, seconds
+    except (OSError, ValueError, KeyError, StopIteration):
         pass  # nothing was written, or not by a call with these arguments
     (folder / _MARK).unlink(missing_ok=True)
-    return {
+    arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), shape)
         for name, dtype in described["dtypes"].items()
-    }, 0
+    }
+    return arrays, 0, []
 
 
 class KnnTable:
@@ -117,6 +123,12 @@ class KnnTable:
             ValueError: a damaged file.
         """
         return cls(folder)
+
+    @property
+    def blocks(self) -> list[tuple[int, float]]:
+        """Queries that were searched together, and the seconds that it took."""
+        size, count = self.described["block"], len(self)
+        return [(min(size, count - n * size), took) for n, took in enumerate(self.described["seconds"])]
 
     @property
     def k(self) -> int:

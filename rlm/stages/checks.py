@@ -4,7 +4,15 @@ from importlib.util import find_spec
 
 from rlm.data.config import FilesSource, TokenClassificationTagger
 from rlm.models.config import Training
-from rlm.retrieval.config import EncoderConfig, FaissFlat, FaissHnsw, FaissIvfPq, ScratchEncoder
+from rlm.retrieval.config import (
+    EncoderConfig,
+    ExactIndex,
+    FaissFlat,
+    FaissHnsw,
+    FaissIvfPq,
+    IndexConfig,
+    ScratchEncoder,
+)
 from rlm.stages.experiment import RealmExperiment
 
 # [CLS] and two [SEP], as every passage input has.
@@ -17,6 +25,29 @@ def check_training(name: str, training: Training) -> list[str]:
     """Numbers that train nothing."""
     values = ((field_name, getattr(training, field_name)) for field_name in ("steps", "batch_size", "learning_rate"))
     return [f"{name}.{field_name}: found {value}; write a number above 0" for field_name, value in values if value <= 0]
+
+
+def check_search(name: str, index: IndexConfig, width: int | None) -> list[str]:
+    """Mistakes of a search among vectors of a width, where it is known."""
+    mistakes = []
+    if isinstance(index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
+        mistakes.append(f"{name}.kind: {index.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
+    if isinstance(index, FaissIvfPq):
+        for field, least in (("lists", 1), ("sub_quantizers", 1), ("probes", 1), ("rerank", 0)):
+            if getattr(index, field) < least:
+                mistakes.append(f"{name}.{field}: found {getattr(index, field)}; write at least {least}")
+        if width is not None and width % max(1, index.sub_quantizers):
+            mistakes.append(
+                f"{name}.sub_quantizers: {index.sub_quantizers} do not divide the width of {width}; write a divisor"
+            )
+    return mistakes
+
+
+def search_in_words(index: ExactIndex | FaissFlat | FaissIvfPq) -> str:
+    """How keys are found."""
+    if isinstance(index, FaissIvfPq):
+        return f"IVF-PQ with {'distances from the full keys' if index.rerank else 'quantised distances'}"
+    return "exact search"
 
 
 def check_realm(experiment: RealmExperiment) -> list[str]:
@@ -87,16 +118,7 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
 
 
 def _index(e: RealmExperiment) -> list[str]:
-    mistakes: list[str] = []
-    if isinstance(e.index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
-        mistakes.append(f"index.kind: {e.index.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
-    width = e.retriever.projection
-    if isinstance(e.index, FaissIvfPq) and width is not None and width % e.index.sub_quantizers:
-        mistakes.append(
-            f"index.sub_quantizers: {e.index.sub_quantizers} do not divide the embeddings' width of {width};"
-            " write a divisor"
-        )
-    return mistakes
+    return check_search("index", e.index, e.retriever.projection)
 
 
 def _positions(encoder: EncoderConfig) -> int:

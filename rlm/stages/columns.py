@@ -289,15 +289,16 @@ def corpus_metric(
     )
 
 
-def tokens_per_second(*, role: str, file: str = "speed.jsonl") -> Column:
-    """Tokens written per second, from lines `{"id", "tokens", "seconds"}`; what else the machine did is not told."""
+def tokens_per_second(*, role: str, units: str, file: str = "speed.jsonl") -> Column:
+    """Tokens written, or searched for, per second, from lines `{"id", "tokens", "seconds"}`; what else the machine did
+    is not told."""
     return Column(
         name="tokens_per_second",
         label="tokens/s",
         role=role,
         file=file,
         read=lambda line: (line["tokens"], line["seconds"]),
-        units="sentences",
+        units=units,
         unit="tokens/s",
         difference_unit="tokens/s",
         decimals=0,

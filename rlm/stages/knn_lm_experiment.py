@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from math import exp
 from typing import Any
 
@@ -15,8 +14,8 @@ from rlm.models.knn_config import (
     PretrainedLanguageModel,
 )
 from rlm.models.retro_config import RetroConfig, RetroTrainConfig, ScratchDecoder
-from rlm.retrieval.config import FaissFlat, FaissIvfPq
-from rlm.stages.checks import check_training
+from rlm.retrieval.config import FaissIvfPq
+from rlm.stages.checks import check_search, check_training, search_in_words
 from rlm.stages.columns import (
     Against,
     Column,
@@ -26,6 +25,7 @@ from rlm.stages.columns import (
     perplexity,
     read_beside,
     tokens_helped,
+    tokens_per_second,
 )
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
@@ -123,6 +123,7 @@ def knn_lm_columns(experiment: KnnLmExperiment) -> tuple[Column, ...]:
         read_beside("weight", "lambda", role=role, decimals=2),
         read_beside("k", "k", role=role, decimals=0),
         read_beside("temperature", "temperature", role=role, decimals=2),
+        tokens_per_second(role="search", units="blocks"),
         read_beside("cache_weight", "lambda of the cache", role=role, decimals=2),
     )
 
@@ -133,7 +134,11 @@ def knn_lm_measured_on(experiment: KnnLmExperiment, dataset: str) -> str:
     low, high = text.part
     share = (high - low) * text.fraction
     whole = "all documents" if share == 1 else f"{100 * share:.3g} % of the documents"
-    return f"{whole}, in windows of {windows.tokens} tokens, {windows.stride or windows.tokens} apart"
+    read = f"{whole}, in windows of {windows.tokens} tokens, {windows.stride or windows.tokens} apart"
+    if experiment.evaluate.knn is None:
+        return read
+    keys = f"{windows.key} in {windows.dtype}"
+    return f"{read}; keys: {keys}, {experiment.search.k} neighbours by {search_in_words(experiment.search.index)}"
 
 
 def knn_lm_stages(
@@ -181,8 +186,7 @@ def knn_lm_stages(
             read = text if each == e.training_text else documents_stage(each, text, content)
             searching[role] = stages[role] = passed(read, f"{role}_", e.datastore, spoken=False)
         if isinstance(e.search.index, FaissIvfPq):
-            built = replace(e.search.index, probes=FaissIvfPq().probes, rerank=FaissIvfPq().rerank)
-            index = Stage(name="datastore_index", config=built, inputs=dict(searching))
+            index = Stage(name="datastore_index", config=e.search.index.built, inputs=dict(searching))
             searching["index"] = stages["index"] = index
         found = {"queries": stages["queries"], **searching}
         inputs["search"] = stages["search"] = Stage(name="knn_search", config=e.search, inputs=found)
@@ -227,9 +231,14 @@ def check_knn_lm(experiment: KnnLmExperiment) -> list[str]:
     absent = sorted(set(e.evaluation_texts) - set(e.development_texts))
     if _tuned(e.evaluate) and absent:
         mistakes.append(f"development_texts: none of {', '.join(absent)}, on which to tune; name one, or write numbers")
-    same = [name for name in e.evaluation_texts if e.evaluation_texts[name] == e.development_texts.get(name)]
-    if same:
-        mistakes.append(f"development_texts.{same[0]}: the text that is evaluated; nothing may be tuned on it")
+    for name in sorted(set(e.evaluation_texts) & set(e.development_texts)):
+        measured, tuned_on = e.evaluation_texts[name], e.development_texts[name]
+        low, high = max(measured.part[0], tuned_on.part[0]), min(measured.part[1], tuned_on.part[1])
+        if measured.source == tuned_on.source and low < high:
+            mistakes.append(
+                f"development_texts.{name}.part: documents from {low:g} to {high:g} of the source are evaluated, too;"
+                " nothing may be tuned on them"
+            )
     return mistakes + _datastores(e) + _model(e) + _search(e) + _interpolation(e)
 
 
@@ -251,6 +260,10 @@ def _model(e: KnnLmExperiment) -> list[str]:
                 f"tokenizer.kind: found {e.tokenizer.kind}, but the language model is a checkpoint with a vocabulary of"
                 f" its own; write {{kind: pretrained, name: {e.model.name}}}"
             ]
+        if e.tokenizer.name != e.model.name:
+            return [
+                f"tokenizer.name: found {e.tokenizer.name}, but the language model reads its own; write {e.model.name}"
+            ]
         return []
     if e.train is None:
         return ["train: none, but the language model is from scratch; say how to train it"]
@@ -271,17 +284,8 @@ def _search(e: KnnLmExperiment) -> list[str]:
     mistakes = []
     if e.search.k < 1:
         mistakes.append(f"search.k: found {e.search.k}; write at least 1")
-    index = e.search.index
-    if isinstance(index, FaissFlat | FaissIvfPq) and find_spec("faiss") is None:
-        mistakes.append(f"search.index.kind: {index.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
-    if isinstance(index, FaissIvfPq):
-        width = e.model.hidden_size if isinstance(e.model, ScratchDecoder) else None
-        if width is not None and width % index.sub_quantizers:
-            mistakes.append(
-                f"search.index.sub_quantizers: {index.sub_quantizers} do not divide the keys' width of {width}; write a"
-                " divisor"
-            )
-    return mistakes
+    width = e.model.hidden_size if isinstance(e.model, ScratchDecoder) else None
+    return mistakes + check_search("search.index", e.search.index, width)
 
 
 def _interpolation(e: KnnLmExperiment) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 from rlm.data.config import PretrainedTokenizer
@@ -25,7 +24,7 @@ from rlm.models.translation_config import (
     TranslatorConfig,
 )
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
-from rlm.stages.checks import check_training
+from rlm.stages.checks import check_search, check_training, search_in_words
 from rlm.stages.columns import Column, corpus_metric, tokens_per_second
 from rlm.stages.stage import Stage
 
@@ -45,7 +44,7 @@ class DomainConfig:
     elsewhere: str
     """The domain whose test pairs tell what a datastore costs outside its own."""
     wrong: str | None = None
-    """The domain of the datastore `wrong`; None takes `elsewhere`."""
+    """The domain of the datastore `wrong`, which only tables with such a row need."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,14 +78,14 @@ def knn_mt_columns(experiment: KnnMtExperiment) -> tuple[Column, ...]:
         corpus_metric("bleu", "BLEU elsewhere", role="elsewhere_score", name="elsewhere_bleu", always=True),
         corpus_metric("chrf", "chrF", role="score"),
         corpus_metric("chrf", "chrF elsewhere", role="elsewhere_score", name="elsewhere_chrf"),
-        tokens_per_second(role="translate"),
+        tokens_per_second(role="translate", units="sentences"),
     )
 
 
 def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
     """The test sentences, and all that the figures depend on, in words."""
     decode, knn = experiment.decode, experiment.decode.knn
-    settings = f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {_found(experiment)}"
+    settings = f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {search_in_words(experiment.search)}"
     parts = [
         f"the test pairs of {dataset}, elsewhere those of {experiment.domains[dataset].elsewhere}",
         f"BLEU {SIGNATURE.format(version=version('sacrebleu'))}",
@@ -94,13 +93,6 @@ def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
         *([settings] if knn.weight else []),
     ]
     return "; ".join(parts)
-
-
-def _found(e: KnnMtExperiment) -> str:
-    """How neighbours are searched, in words."""
-    if isinstance(e.search, FaissIvfPq):
-        return "IVF-PQ with distances from the full keys" if e.search.rerank else "IVF-PQ with quantised distances"
-    return "exact search"
 
 
 def knn_mt_stages(
@@ -140,8 +132,7 @@ def knn_mt_stages(
     # which pairs are read, the inputs tell
     settings = replace(e.datastore, of=(OWN,), fraction=1.0)
     if decode.knn.weight:
-        for number, name in enumerate(e.datastore.of):
-            domain = _domain(e, dataset, name)
+        for number, domain in enumerate(dict.fromkeys(_domain(e, dataset, name) for name in e.datastore.of)):
             pairs = e.domains[domain].train
             pairs = replace(pairs, fraction=pairs.fraction * e.datastore.fraction)
             retrieved[f"datastore_{number}"] = Stage(
@@ -153,6 +144,8 @@ def knn_mt_stages(
     else:
         decode, settings = replace(decode, knn=NearestTokens(weight=0.0)), TranslationDatastore()
         search = ExactIndex()
+    if retrieved and isinstance(search, FaissIvfPq):
+        retrieved["index"] = Stage(name="datastore_index", config=search.built, inputs=dict(retrieved))
     for role, domain in (("", dataset), ("elsewhere_", e.domains[dataset].elsewhere)):
         test = text((domain, e.domains[domain].test))
         translate = Stage(
@@ -168,8 +161,7 @@ def knn_mt_stages(
 
 def _domain(e: KnnMtExperiment, dataset: str, name: str) -> str:
     """The domain that `own`, `wrong` or a name means."""
-    translated = e.domains[dataset]
-    return {OWN: dataset, WRONG: translated.wrong or translated.elsewhere}.get(name, name)
+    return {OWN: dataset, WRONG: e.domains[dataset].wrong or dataset}.get(name, name)
 
 
 def _content(pairs: ParallelConfig, content: Callable[[Any], str]) -> str:
@@ -188,10 +180,19 @@ def _names(e: KnnMtExperiment) -> list[str]:
     for name, domain in e.domains.items():
         named.append((f"domains.{name}.elsewhere", domain.elsewhere))
         named += [] if domain.wrong is None else [(f"domains.{name}.wrong", domain.wrong)]
+        if name in (domain.elsewhere, domain.wrong) or domain.wrong == domain.elsewhere:
+            mistakes.append(
+                f"domains.{name}: the domain, `elsewhere` ({domain.elsewhere}) and `wrong` ({domain.wrong}) must be"
+                " different, or what a datastore costs outside its domain is not seen"
+            )
         mistakes += [*_shares(f"domains.{name}.train", domain.train), *_shares(f"domains.{name}.test", domain.test)]
     for place, name in named:
         if name not in e.domains:
             mistakes.append(f"{place}: no domain `{name}`; {nearest(name, e.domains)}")
+    if WRONG in e.datastore.of and all(domain.wrong is None for domain in e.domains.values()):
+        mistakes.append("datastore.of: `wrong`, but no domain names one; write it as `domains.<domain>.wrong`")
+    if len(set(e.datastore.of)) < len(e.datastore.of):
+        mistakes.append(f"datastore.of: found {list(e.datastore.of)}; name each once")
     if not e.datastore.of:
         mistakes.append("datastore.of: names no domain; write [own], or `decode.knn.weight: 0` for the model alone")
     return mistakes
@@ -243,8 +244,9 @@ def _numbers(e: KnnMtExperiment) -> list[str]:
         mistakes.append(f"decode.knn.weight: lambda is {knn.weight}; write a number from 0 (the model alone) to 1")
     if not knn.temperature > 0:
         mistakes.append(f"decode.knn.temperature: found {knn.temperature}; write a number above 0, such as 10")
-    if not isinstance(e.search, ExactIndex) and find_spec("faiss") is None:
-        mistakes.append(f"search.kind: {e.search.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
+    mistakes += check_search(
+        "search", e.search, e.model.hidden_size if isinstance(e.model, ScratchTranslator) else None
+    )
     if not 0 < e.datastore.fraction <= 1:
         mistakes.append(f"datastore.fraction: found {e.datastore.fraction}; write a share above 0, at most 1")
     for name, value in (

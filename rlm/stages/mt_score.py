@@ -16,7 +16,8 @@ FORMULAS = {"bleu": bleu, "chrf": chrf}
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
     """Writes `sentences.jsonl`: of each its id and the statistics that the figures of a corpus are made from; and
     `signatures.json`."""
-    lines = [json.loads(line) for line in (inputs["translations"] / TRANSLATIONS).read_text().splitlines()]
+    with (inputs["translations"] / TRANSLATIONS).open(encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
     found = sentence_statistics([line["hypothesis"] for line in lines], [line["reference"] for line in lines])
     with (folder / "sentences.jsonl").open("w", encoding="utf-8") as file:
         for number, line in enumerate(lines):

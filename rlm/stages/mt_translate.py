@@ -17,7 +17,8 @@ from rlm.models.translation import IGNORED, DecoderStates
 from rlm.models.translation_config import DecodingConfig
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_search import DatastoreIndex, open_search
-from rlm.stages.mt_datastore import DATASTORE, made_of_states, open_translator
+from rlm.stages.knn_search import open_stores, searching
+from rlm.stages.mt_datastore import made_of_states, open_translator
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -80,19 +81,17 @@ def translate(model: Any, batch: dict[str, Tensor], decode: DecodingConfig, proc
 def _finished(part: Path) -> list[dict[str, Any]]:
     """The batches that an interrupted run translated."""
     found: list[dict[str, Any]] = []
-    with contextlib.suppress(OSError, ValueError):  # there is none, or the last line was not finished
-        for line in part.read_text(encoding="utf-8").splitlines():
+    # there is none, or the last line was not finished
+    with contextlib.suppress(OSError, ValueError), part.open(encoding="utf-8") as file:
+        for line in file:  # which ends where JSON's do, unlike those of `splitlines`
             found.append(json.loads(line))
     return found
 
 
 def _nearest(config: Any, inputs: dict[str, Path], context: Context) -> Nearest:
     """The search of the joined datastores."""
-    made_of: dict[str, Any] = {**made_of_states(config["model"], config["key"], inputs)}
-    folders = [folder / DATASTORE for role, folder in sorted(inputs.items()) if role.startswith("datastore")]
-    datastore = Datastore.joined([Datastore.open(folder, **made_of) for folder in folders])
-    search = open_search(config["search"], datastore, None, (accelerator(context.runtime),))
-    return nearest_tokens(search, datastore)
+    datastore = open_stores(inputs, **made_of_states(config["model"], config["key"], inputs))
+    return nearest_tokens(open_search(config["search"], datastore, inputs.get("index"), searching(context)), datastore)
 
 
 def nearest_tokens(search: DatastoreIndex, datastore: Datastore) -> Nearest:

@@ -153,19 +153,25 @@ def datastore(config: Any, tokens: Callable[[str], float]) -> Work:
 
 def datastore_index(config: Any, tokens: Callable[[str], float]) -> Work:
     """Every key is compared with every centroid."""
-    keys = tokens("datastore")
-    return Work(searched=2 * keys * config["lists"] * EMBEDDING, memory=100 * keys, disk=75 * keys)
+    keys = _keys(tokens)
+    sample = 4 * min(keys, 256 * config["lists"]) * EMBEDDING
+    return Work(searched=2 * keys * config["lists"] * EMBEDDING, memory=100 * keys + sample, disk=75 * keys)
 
 
 def knn_search(config: Any, tokens: Callable[[str], float]) -> Work:
     """Every token is compared with every key."""
-    queries, keys, held = tokens("queries"), tokens("datastore"), 10 * tokens("queries") * config["k"]
+    queries, keys, held = tokens("queries"), _keys(tokens), 10 * tokens("queries") * config["k"]
     return Work(searched=2 * queries * keys * EMBEDDING, memory=min(4 * keys * EMBEDDING, 1e9), disk=held)
 
 
 def knn_evaluate(config: Any, tokens: Callable[[str], float]) -> Work:
     """Neighbours of both texts are read a few times."""
     return Work(compared=1e3 * tokens("queries"), memory=5e8, disk=1e6 + 4 * tokens("queries"))
+
+
+def _keys(tokens: Callable[[str], float]) -> float:
+    """Of all datastores, of kNN-LM or kNN-MT."""
+    return sum(tokens(f"datastore{suffix}") for suffix in ("", *(f"_{number}" for number in range(8))))
 
 
 TEXT_STAGES: dict[str, Callable[[Any, Callable[[str], float]], Work]] = {

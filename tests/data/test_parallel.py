@@ -75,6 +75,16 @@ def test_read_pairs__when_a_line_has_no_counterpart(tmp_path: Path, source: str,
         aligned(tmp_path, source, target)
 
 
+def test_read_pairs__up_to_a_limit_names_mistakes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "x.de").write_text("eins\nzwei\ndrei\nvier\n")
+    source = AlignedSource(source_file="x.de", target_file="x.en", limit=2)
+    (tmp_path / "x.en").write_text("one\n\nthree\nfour\n")
+    with pytest.raises(ConfigError, match=r"x\.de:2: no counterpart in x\.en"):
+        list(read_pairs(ParallelConfig(source=source), tmp_path))
+    (tmp_path / "x.en").write_text("one\ntwo\n\nfour\n")
+    assert [pair.target for pair in read_pairs(ParallelConfig(source=source), tmp_path)] == ["one", "two"]
+
+
 def test_read_pairs__keeps_smaller_fractions_inside_larger_ones_and_parts_apart() -> None:
     book = PhrasebookSource(sentences=400)
 

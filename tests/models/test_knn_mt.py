@@ -31,7 +31,7 @@ def by_hand(log_p, distances, tokens, config):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 10.0])
-@pytest.mark.parametrize("weight", [0.2, 0.9, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 1e-6, 0.2, 0.9, 1.0])
 def test_interpolated__is_the_equation(weight: float, temperature: float) -> None:
     torch.manual_seed(0)
     log_p = torch.randn(4, V).log_softmax(-1)

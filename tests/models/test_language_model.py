@@ -5,14 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertLMHeadModel,
+    CohereConfig,
+    Gemma2Config,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    Olmo2Config,
     OPTConfig,
     OPTForCausalLM,
 )
@@ -109,13 +116,10 @@ def test_before_norm__gives_the_key_once_it_is_normalised(saved) -> None:
 
 
 def test_open__when_the_model_lacks_the_layer(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, is_decoder=True
-    )
-    BertLMHeadModel(config).save_pretrained(tmp_path)
+    MptForCausalLM(MptConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layers=1, n_heads=2)).save_pretrained(tmp_path)
     opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
     with (
-        pytest.raises(ValueError, match="key function `ffn_input`: BertLMHeadModel has no layer norm"),
+        pytest.raises(ValueError, match="key function `ffn_input`: MptForCausalLM has no layer norm"),
         opened.keys("ffn_input"),
     ):
         pass
@@ -132,3 +136,48 @@ def test_hidden__when_the_window_is_too_long(tmp_path: Path) -> None:
     opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
     with pytest.raises(ValueError, match="windows of 17 tokens, the language model has 16 positions"):
         opened.hidden(torch.zeros(1, 17, dtype=torch.int64))
+
+
+def test_logits__of_models_that_change_them(tmp_path: Path) -> None:
+    shape = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 2, "intermediate_size": 32, "head_dim": WIDTH // 2}
+    for name, config in (
+        ("gemma2", Gemma2Config(**shape, final_logit_softcapping=0.5)),
+        ("granite", GraniteConfig(**shape, logits_scaling=8.0)),
+        ("cohere", CohereConfig(**shape, logit_scale=0.1)),
+    ):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        model.save_pretrained(tmp_path / name)
+        opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path / name)), VOCABULARY, None)
+        with torch.inference_mode():
+            torch.testing.assert_close(opened.logits(opened.hidden(IDS)), model(IDS).logits)
+
+
+def test_open__when_the_logits_are_made_otherwise(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, is_decoder=True
+    )
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="BertLMHeadModel makes its logits from its last states in a way"):
+        open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
+
+
+def test_ffn_input__where_several_norms_are_around_it(tmp_path: Path) -> None:
+    shape = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 2, "intermediate_size": 32}
+    gemma = AutoModelForCausalLM.from_config(Gemma2Config(**shape, head_dim=WIDTH // 2)).eval()
+    gemma.save_pretrained(tmp_path / "gemma2")
+    read: list[torch.Tensor] = []
+    gemma.model.layers[-1].mlp.register_forward_pre_hook(lambda module, arguments: read.append(arguments[0]))
+    with torch.inference_mode():
+        gemma(IDS)
+    opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path / "gemma2")), VOCABULARY, None)
+    torch.testing.assert_close(keys(opened, "ffn_input"), read[0])
+    # its norms come after attention and feed-forward
+    AutoModelForCausalLM.from_config(Olmo2Config(**shape)).save_pretrained(tmp_path / "olmo2")
+    opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path / "olmo2")), VOCABULARY, None)
+    with (
+        pytest.raises(ValueError, match="in Olmo2ForCausalLM no layer norm comes just before"),
+        opened.keys("ffn_input"),
+    ):
+        pass

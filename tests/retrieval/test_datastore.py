@@ -125,6 +125,15 @@ def test_writer__when_killed_goes_on(tmp_path: Path) -> None:
     }
 
 
+def test_writer__of_a_finished_datastore_has_nothing_to_do(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    writer = DatastoreWriter(folder, DIM, 400, MADE_OF, shard=SHARD)
+    assert writer.count == COUNT
+    writer.close()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("spoil", ["other model", "other shard", "damaged", "shorter"])
 def test_writer__begins_anew_when_what_is_there_is_of_no_use(tmp_path: Path, spoil: str) -> None:
     keys, values = arrays()

@@ -99,7 +99,7 @@ def test_exact__on_several_devices(tmp_path: Path, states) -> None:
 def test_exact__when_nothing_is_held(tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch) -> None:
     store = stored(tmp_path, states[0])
     held = ExactSearch(store, ExactIndex(), segment=512).search(states[1], 64)
-    monkeypatch.setattr("rlm.retrieval.datastore_search.HELD", {"cpu": 0})
+    monkeypatch.setattr("rlm.retrieval.datastore_search.HELD", 0)
     streamed = ExactSearch(store, ExactIndex(), segment=512)
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(held, streamed.search(states[1], 64), strict=True))

@@ -117,7 +117,8 @@ def test_evaluate__tunes_on_the_development_text_alone(world: KnnWorld, tmp_path
     assert found.shape == (len(grid["k"]), 5, 10) and found.shape[0] >= 4
     place = np.unravel_index(found.argmin(), found.shape)
     wanted = {name: grid[name][at] for name, at in zip(("k", "temperature", "weight"), place, strict=True)}
-    assert chosen == {**wanted, "cache_flatness": 0.0, "cache_weight": 0.0}
+    keys = KnnTable.open(world.search).described["keys"]
+    assert chosen == {**wanted, "cache_flatness": 0.0, "cache_weight": 0.0, "keys": keys}
     # one cell, computed alone on the development text
     of_dev = {
         "text": world.tuned,
@@ -165,6 +166,9 @@ def test_search__when_killed_goes_on(world: KnnWorld, tmp_path: Path, monkeypatc
     assert goes_on.shown[0][0] == 3 * 64, "after the second block"
     for name in ("distances", "ids", "tokens"):
         np.testing.assert_array_equal(np.load(again / f"{name}.npy"), np.load(world.search / f"{name}.npy"))
+    finished = Surroundings()
+    searched(tmp_path / "killed", world.queries, world.datastore, context=finished)
+    assert finished.shown == [], "nothing is searched again after the last block"
     (again / "ids.npy").write_bytes((again / "ids.npy").read_bytes()[:-8])
     with pytest.raises(ValueError, match="damaged"):
         KnnTable.open(again)

@@ -6,6 +6,7 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.models.retro_config import ScratchDecoder
+from rlm.stages.knn_lm_experiment import knn_lm_measured_on
 from rlm.stages.models import MODELS
 from rlm.stages.wire import pack, unpack
 from rlm.table import AblationTable, distinct_stages, load_table
@@ -111,7 +112,10 @@ def test_model__says_what_it_measures() -> None:
     experiment = table().rows["LM"]
     assert isinstance(experiment.model, ScratchDecoder)
     assert MODELS["knn_lm"].datasets(experiment) == ("wiki_articles", "wiki_recent", "encyclopedia")
-    assert table().measured_on("encyclopedia") == "5 % of the documents, in windows of 128 tokens, 64 apart"
+    windows = "5 % of the documents, in windows of 128 tokens, 64 apart"
+    keys = "keys: ffn_input in float16, 256 neighbours by exact search"
+    assert knn_lm_measured_on(experiment, "encyclopedia") == windows
+    assert table().measured_on("encyclopedia") == f"{windows}; {keys}"
 
 
 MISTAKES = {
@@ -125,8 +129,8 @@ MISTAKES = {
     "datastores=[]": "datastores: found []",
     "datastore_fraction=0": "datastore_fraction: found 0",
     "search.k=0": "search.k: found 0; write at least 1",
-    "search.index={kind: ivf_pq, sub_quantizers: 7}": "search.index.sub_quantizers: 7 do not divide the keys' width of"
-    " 128; write a divisor",
+    "search.index={kind: ivf_pq, sub_quantizers: 7}": "search.index.sub_quantizers: 7 do not divide the width of 128",
+    "search.index={kind: ivf_pq, probes: 0}": "search.index.probes: found 0; write at least 1",
     "evaluate.knn.k=300": "evaluate.knn.k: 300 neighbours, of 256 searched; write 1 to 256",
     "evaluate.knn.temperature=0": "evaluate.knn.temperature: found 0.0; write a number above 0, or `tuned`",
     "evaluate.knn.weight=1.5": "evaluate.knn.weight: found 1.5; lambda lies in [0, 1]",
@@ -136,8 +140,8 @@ MISTAKES = {
     "model={kind: pretrained, name: gpt2}": "tokenizer.kind: found trained_bytes, but the language model is a"
     " checkpoint with a vocabulary of its own; write {kind: pretrained, name: gpt2}",
     "evaluation_texts.books={source: {kind: encyclopedia}}": "development_texts: none of books, on which to tune",
-    "development_texts.encyclopedia.part=[0.95, 1.0]": "development_texts.encyclopedia: the text that is evaluated;"
-    " nothing may be tuned on it",
+    "development_texts.encyclopedia.part=[0.9, 1.0]": "development_texts.encyclopedia.part: documents from 0.95 to 1 of"
+    " the source are evaluated, too; nothing may be tuned on them",
 }  # fmt: skip
 
 
@@ -146,3 +150,10 @@ def test_check_knn_lm__when_fields_do_not_fit_together(setting: str) -> None:
     with pytest.raises(ConfigError) as raised:
         table(setting, rows=["LM + kNN"])
     assert MISTAKES[setting] in str(raised.value)
+
+
+def test_check_knn_lm__when_the_tokenizer_is_of_another_checkpoint() -> None:
+    with pytest.raises(
+        ConfigError, match="tokenizer.name: found bert, but the language model reads its own; write gpt2"
+    ):
+        table("model={kind: pretrained, name: gpt2}", "tokenizer={kind: pretrained, name: bert}", rows=["LM + kNN"])

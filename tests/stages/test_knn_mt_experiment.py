@@ -48,7 +48,7 @@ def test_key__when_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn_mt_experiment, "version", lambda name: "2.6.0")
     book = {split: ParallelConfig(source=PhrasebookSource(split=split, sentences=50)) for split in ("train", "test")}
     experiment = KnnMtExperiment(
-        domains={"general": DomainConfig(**book, elsewhere="general")},
+        domains={"general": DomainConfig(**book, elsewhere="law"), "law": DomainConfig(**book, elsewhere="general")},
         training=("general",),
         train=TranslationTraining(training=Training(steps=10, batch_size=4, learning_rate=1e-3)),
     )
@@ -62,7 +62,7 @@ def test_distinct_stages__when_rows_share_a_model() -> None:
     names = [stage.name for stage, _ in distinct_stages(rows.values()).values()]
     # trained on, two tests, and four datastores: own, a tenth of it, wrong
     assert {name: names.count(name) for name in names} == {
-        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "mt_translate": 18, "mt_score": 18}
+        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "datastore_index": 1, "mt_translate": 18, "mt_score": 18}
     }
     assert len({cell.stages["train"].key for cell in rows.values()}) == 1
     assert rows["Own and wrong datastores"].stages["datastore_0"].key == rows["+ kNN"].stages["datastore_0"].key
@@ -157,6 +157,10 @@ MISTAKES = {
     "datastore.fraction=0": "datastore.fraction: found 0.0; write a share above 0",
     "datastore.of=[laws]": "datastore.of: no domain `laws`; did you mean `law`?",
     "datastore.of=[]": "datastore.of: names no domain",
+    "datastore.of=[own, own]": "datastore.of: found ['own', 'own']; name each once",
+    "domains.law.elsewhere=law": "domains.law: the domain, `elsewhere` (law) and `wrong` (medicine) must be different",
+    "domains.law.elsewhere=medicine": "domains.law: the domain, `elsewhere` (medicine) and `wrong` (medicine) must be",
+    "search={kind: ivf_pq, sub_quantizers: 48}": "search.sub_quantizers: 48 do not divide the width of 128",
     "domains.law.elsewhere=x": "domains.law.elsewhere: no domain `x`",
     "domains.law.train.part=[0.5, 0.2]": "domains.law.train.part: found [0.5, 0.2]",
     "domains.law.test.fraction=2": "domains.law.test.fraction: found 2",

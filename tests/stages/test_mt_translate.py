@@ -40,6 +40,16 @@ def test_run__without_a_datastore_is_generate(world, tmp_path) -> None:
         assert line["hypothesis"] == text.tokenizer.decode(written[0].tolist(), skip_special_tokens=True).strip()
 
 
+def test_score__of_sentences_with_other_ends_of_lines(world, tmp_path) -> None:
+    folder = translate(tmp_path / "run", world, ALONE)
+    found = lines(folder)
+    found[0]["reference"] = "one\u2028two\x85three"
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+    (folder / "translations.jsonl").write_text(text, encoding="utf-8")
+    scored = score(tmp_path / "score", folder)
+    assert len((scored / "sentences.jsonl").read_text().splitlines()) == len(found)
+
+
 def test_run__with_lambda_0_is_that_without_a_datastore(world, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(mt_translate, "DecoderStates", None)  # nothing is hooked, nothing searched
     none = replace(DECODE, knn=replace(DECODE.knn, weight=0.0))
@@ -114,7 +124,7 @@ def test_run__writes_what_the_columns_read(world, tmp_path) -> None:
         figure = Sample(values, weights, column.aggregate).by_seed()[0]
         assert figure == pytest.approx(metric.corpus_score(texts[0], [texts[1]]).score, abs=1e-9)
         assert metrics[column.metric] == pytest.approx(figure, abs=1e-9) and figure > 0
-    column = tokens_per_second(role="translate")
+    column = tokens_per_second(role="translate", units="sentences")
     tokens, seconds = zip(*map(column.read, lines(translated, column.file)), strict=True)
     text = ParallelText.open(world.test)
     again = [len(text.tokenizer(line["hypothesis"])["input_ids"]) for line in lines(translated)]
