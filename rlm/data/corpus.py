@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from rlm.data.config import CorpusConfig
+from rlm.data.mapped_folder import MappedFolder
 from rlm.data.sentences import sentence_spans
 from rlm.data.sources import Passage
-from rlm.data.tokenizer import encode, open_tokenizer
+from rlm.data.tokenizer import encode
 from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter, SpecialTokens, token_dtype
 
 CHUNK = 5_000  # records tokenised together
@@ -143,7 +144,7 @@ class _TextWriter:
             self._write(self._rows)
 
 
-class Corpus:
+class Corpus(MappedFolder):
     """A finished corpus; arrays and texts are memory-mapped, the tokenizer is loaded when first used."""
 
     tokens: Ragged
@@ -154,7 +155,7 @@ class Corpus:
     identity: NDArray[np.uint64]
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         described = json.loads((folder / "corpus.json").read_text())
         self.special, self.vocab_size = SpecialTokens(**described["special"]), int(described["vocab_size"])
         self.tokens, self.titles, self.sentences = (
@@ -165,27 +166,8 @@ class Corpus:
         if len(found) != 1:
             raise ValueError(f"{folder}: damaged (its arrays have {sorted(found)} rows); delete the folder")
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Memory-map what `write_corpus` wrote.
-
-        Raises:
-            ValueError: the arrays disagree (a damaged or truncated file).
-        """
-        return cls(folder)
-
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}  # data workers map the files anew
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return open_tokenizer(self.folder / "tokenizer")
 
     @cached_property
     def _texts(self) -> list[pa.RecordBatch]:

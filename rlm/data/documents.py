@@ -3,16 +3,16 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlm.data.corpus import batched
+from rlm.data.mapped_folder import MappedFolder
 from rlm.data.sources import Passage
-from rlm.data.tokenizer import encode, open_tokenizer
+from rlm.data.tokenizer import encode
 from rlm.data.tokens import ArrayWriter, Ragged, RaggedWriter, token_dtype
 
 TOGETHER = 256  # documents tokenised together
@@ -82,7 +82,7 @@ def write_documents(folder: Path, documents: Iterable[Passage], tokenizer: Any) 
     return {"documents": count, "tokens": total_tokens, "bytes": total_bytes}
 
 
-class Documents:
+class Documents(MappedFolder):
     """Finished documents; arrays are memory-mapped, the tokenizer is loaded when first used."""
 
     tokens: Ragged
@@ -93,7 +93,7 @@ class Documents:
     """[documents, 3]: two documents are the same where any of them agrees."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         try:
             described = json.loads((folder / "documents.json").read_text())
             self.vocab_size, self.start, self.pad = (int(described[name]) for name in ("vocab_size", "start", "pad"))
@@ -107,27 +107,8 @@ class Documents:
         if len(found) != 1:
             raise ValueError(f"{folder}: damaged (its arrays have {sorted(found)} rows); delete the folder")
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Memory-map what `write_documents` wrote.
-
-        Raises:
-            ValueError: the arrays disagree (a damaged or truncated file).
-        """
-        return cls(folder)
-
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}  # data workers map the files anew
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return open_tokenizer(self.folder / "tokenizer")
 
     def id(self, document: int) -> str:
         """Of the record, or of those that were joined."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
@@ -14,12 +14,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from rlm.data.config import FilesSource, PretrainedTokenizer
 from rlm.data.corpus import batched
 from rlm.data.document_records import share_of
+from rlm.data.mapped_folder import MappedFolder
 from rlm.data.parallel_config import PairTokenizerConfig, ParallelConfig, PhrasebookSource, files_of
 from rlm.data.phrasebook import Pair, pairs
 from rlm.data.pretrained import locate
 from rlm.data.records import Problems, open_text, read_records, readable
 from rlm.data.sources import source_files
-from rlm.data.tokenizer import open_tokenizer
 from rlm.data.tokens import Ragged, RaggedWriter, token_dtype
 from rlm.errors import ConfigError
 
@@ -167,7 +167,7 @@ def write_pairs(folder: Path, found: Iterable[Pair], tokenizer: Any) -> dict[str
     return {"pairs": number, "source_tokens": counts["source"], "target_tokens": counts["target"]}
 
 
-class ParallelText:
+class ParallelText(MappedFolder):
     """Finished pairs; tokens are memory-mapped, text and tokenizer are read when first used."""
 
     source: Ragged
@@ -176,7 +176,7 @@ class ParallelText:
     """Tokens of the translations, each with its end of sentence."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         try:
             described = json.loads((folder / "parallel.json").read_text())
             self.vocab_size, self.pad, count = (int(described[name]) for name in ("vocab_size", "pad", "pairs"))
@@ -188,27 +188,8 @@ class ParallelText:
         if {len(self.source), len(self.target)} != {count}:
             raise ValueError(f"{folder}: damaged ({len(self.source)} and {len(self.target)} rows of {count} pairs)")
 
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Memory-map what `write_pairs` wrote.
-
-        Raises:
-            ValueError: the arrays disagree (a damaged or truncated file).
-        """
-        return cls(folder)
-
     def __len__(self) -> int:
         return len(self.source)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}  # data workers map the files anew
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return open_tokenizer(self.folder / "tokenizer")
 
     @cached_property
     def pairs(self) -> list[Pair]:
