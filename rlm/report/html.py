@@ -59,8 +59,7 @@ def page(summary: Summary) -> str:
 <body>
 <main>
 {"".join(_block(block) for block in blocks(summary))}
-{f"<h2>Plots</h2>{drawn}" if drawn else ""}
-{_examples(summary)}
+{f"<h2>Plots</h2>{drawn}" if drawn else ""}{_examples(summary)}
 </main>
 </body>
 </html>"""
@@ -75,7 +74,7 @@ def _examples(summary: Summary) -> str:
                 lines = [wanted.read(line) for line in read_lines(path)]
                 caption = f"{wanted.title}: {row} on {dataset}"
                 found += _block(Grid(caption, list(wanted.header), lines, names=wanted.names))
-    return f"<h2>Examples</h2>\n{found}" if found else ""
+    return f"\n<h2>Examples</h2>\n{found}" if found else ""
 
 
 def _block(block: Block) -> str:
