@@ -49,7 +49,7 @@ from rlm.stages import chunk_index, documents, neighbours
 
 MINILM = PretrainedEncoder(name="sentence-transformers/all-MiniLM-L6-v2")
 SPECIAL = SpecialTokens(cls=101, sep=102, pad=0, mask=103)
-CHUNKS_PER_ENTITY = 2.17
+CHUNKS_PER_ENTITY = 3.08
 LIMIT = 3.0  # GB
 LEAST = 0.8
 """Of the bare encoder's rate."""

@@ -1,7 +1,9 @@
 """Embeddings of chunks by a frozen BERT-like encoder: the mean of its contextual vectors (RETRO, section 2.3)."""
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -81,11 +83,12 @@ def write_embeddings(
         OSError: the disk has no room (found out before work starts).
     """
     done = int(mark.read_text()) if mark.exists() and path.exists() else 0
-    out = np.lib.format.open_memmap(path, mode="r+") if done else allocate(path, (count, embedder.dim))
+    out: Any = np.lib.format.open_memmap(path, mode="r+") if done else allocate(path, (count, embedder.dim))
     for first in range(done, count, stretch):
         last = min(first + stretch, count)
         out[first:last] = embedder(first, last).cpu().numpy()
         out.flush()
+        out._mmap.madvise(mmap.MADV_DONTNEED)  # what is on the disk need not stay resident
         part = mark.with_suffix(".part")
         part.write_text(str(last))
         part.replace(mark)
