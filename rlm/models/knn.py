@@ -132,6 +132,10 @@ CACHED = 512
 """Positions whose caches are read together."""
 
 
+CERTAIN = 1e-6
+"""The least weight that a gate gives to either side."""
+
+
 class Gate(torch.nn.Module):
     """Lambda for each token by a small network over what language model and neighbours say (adaptive; Zheng et al.
     2021, He et al. 2021)."""
@@ -148,8 +152,8 @@ class Gate(torch.nn.Module):
     scale: Tensor
 
     def forward(self, features: Tensor) -> Tensor:
-        """[tokens, features] to [tokens]."""
-        return self.layers((features - self.mean) / self.scale).squeeze(-1)
+        """[tokens, features] to [tokens], above 0 and below 1: neither side may make a token impossible."""
+        return self.layers((features - self.mean) / self.scale).squeeze(-1).clamp(CERTAIN, 1 - CERTAIN)
 
 
 class Spoken(NamedTuple):
@@ -181,7 +185,7 @@ def train_gate(features: Tensor, lm: Tensor, knn: Tensor, steps: int = 300, lear
     optimizer = torch.optim.Adam(gate.parameters(), learning_rate)
     for _ in range(steps):
         optimizer.zero_grad()
-        weight = gate(features).double().clamp(1e-6, 1 - 1e-6)
+        weight = gate(features).double()
         loss = -interpolate(lm, knn.clamp(min=-1e4), weight).mean()
         loss.backward()
         optimizer.step()

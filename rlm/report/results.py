@@ -152,9 +152,9 @@ def _absent(cell: Cell, finished: Container[str]) -> list[str]:
 def _scores(column: Column, cells: list[Cell], results: Results, store: Path) -> Scores | None:
     found: dict[int, tuple[Stage, tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]] = {}
     for cell in cells:
-        stage = cell.stages[column.role]
-        record = results.finished.get(stage.key)
-        if record is None:
+        stage = cell.stages.get(column.role)  # a row may have no such stage: the model alone searches nothing
+        record = None if stage is None else results.finished.get(stage.key)
+        if stage is None or record is None:
             continue
         path = stage_folder(store, stage) / column.file
         units, values, weights = _measured(path, path.stat().st_mtime_ns, column)

@@ -145,7 +145,7 @@ def test_run__gives_the_same_predictions_when_workers_differ(
 def test_run__finishes_with_the_same_predictions_when_it_was_interrupted(
     finished: subprocess.CompletedProcess, workplace: Path, rlm: Command
 ) -> None:
-    options = ("run", TABLE, "--scale", "micro", "--store", "interrupted", "--rows", "REALM")
+    options = ("run", TABLE, "--scale", "micro", "--store", "interrupted", "--rows", "REALM", "--threads", "1")
     process = subprocess.Popen(
         [sys.executable, "-m", "rlm", *options],
         cwd=workplace,

@@ -172,6 +172,16 @@ def test_gate__learns_where_neighbours_help() -> None:
     assert float(interpolate(lm, knn, weights).sum()) > fixed + 100
 
 
+def test_gate__never_makes_a_token_impossible() -> None:
+    gate = Gate(1)
+    for layer in (gate.layers[0], gate.layers[2]):
+        torch.nn.init.constant_(layer.weight, 10.0)
+    weight = gate(torch.tensor([[100.0]]))
+    assert 0.99 < float(weight) < 1
+    torch.nn.init.constant_(gate.layers[2].weight, -10.0)
+    assert 0 < float(gate(torch.tensor([[100.0]]))) < 0.01
+
+
 def test_gate_features__do_not_see_the_target(found) -> None:
     distances, tokens, _, lm = found
     seen = [gate_features(Spoken(each, lm, lm), distances, tokens) for each in (lm, lm - 1)]

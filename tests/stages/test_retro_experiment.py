@@ -101,7 +101,7 @@ def test_stages__have_other_keys_when_what_they_read_changes() -> None:
         "leakage.thresholds=[50.0, 100.0]": {"leakage"},
         "model.encoder.layers=3": base,
         "neighbours.k=9": {"neighbours", "evaluation_neighbours", *base},
-        "corpus.fraction=0.1": {"corpus", "index", "neighbours", "evaluation_neighbours", *base},
+        "corpus.fraction=0.2": {"corpus", "index", "neighbours", "evaluation_neighbours", *base},
         "evaluation_texts.wiki_articles.fraction=0.5": {
             "evaluation_text",
             "evaluation_neighbours",
