@@ -1,5 +1,6 @@
 """Causal language models whose states are the keys of a datastore."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,26 +29,26 @@ READERS = {"ffn_input": ("mlp", "fc1", "feed_forward", "ffn"), "attention_input"
 """Parts of the names of what reads them."""
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ABC):
     """A language model that tells its states."""
 
     width: int
 
+    @abstractmethod
     def norm(self, where: str) -> nn.Module:
         """The last norm before what a name of `NORMS` says.
 
         Raises:
             ValueError: the model has no such norm.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def hidden(self, ids: Tensor) -> Tensor:
         """What the head reads, [batch, length] to [batch, length, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] to [..., vocabulary]."""
-        raise NotImplementedError
 
     @contextmanager
     def keys(self, function: KeyFunction) -> Iterator[list[Tensor]]:
