@@ -28,7 +28,8 @@ from rlm.launch import FEWER_KERNELS, KEEP_FREED_MEMORY
 from rlm.models.knn import grid_nats, knn_log_probability, prefix_log_probabilities
 from rlm.models.knn_config import SHARES, TEMPERATURES, WEIGHTS
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
-from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss
 
 TOPICS, SPREAD, VOCABULARY = 20_000, 0.7, 50_257

@@ -27,7 +27,8 @@ from rlm.models.knn_mt import NeighbourInterpolation
 from rlm.models.translation import DecoderStates, build_translator, token_states
 from rlm.models.translation_config import DecodingConfig, NearestTokens, ScratchTranslator
 from rlm.retrieval.config import ExactIndex, FaissIvfPq
-from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import open_search
 from rlm.stages.mt_translate import nearest_tokens, translate
 
@@ -94,10 +95,10 @@ def main() -> None:
             nearest = nearest_tokens(open_search(config, store, None, ("cpu",)), store)
             rates: list[tuple[float, float]] = []
             for _ in range(options.rounds):
-                plain = rate(lambda: translate(model, batch, decode, alone))
+                plain = rate(lambda: translate(model, batch, decode, alone, None))
                 with DecoderStates(model) as states:
                     mixed = LogitsProcessorList([NeighbourInterpolation(states, nearest, decode.knn)])
-                    rates.append((plain, rate(lambda mixed=mixed: translate(model, batch, decode, mixed))))
+                    rates.append((plain, rate(lambda mixed=mixed: translate(model, batch, decode, mixed, None))))
             ratio = statistics.median(ours / plain for plain, ours in rates)
             plain, ours = (statistics.median(column) for column in zip(*rates, strict=True))
             lines.append(f"| {name} | {plain:,.0f} | {ours:,.0f} | {ratio:.2f} |")

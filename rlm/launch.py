@@ -76,8 +76,8 @@ def run_stages(
     watch: Callable[[Event], None],
     cost: Callable[[Stage], float] = lambda stage: 1.0,
 ) -> Outcome:
-    """Compute every stage once its inputs are done: first those that need none, for they read the user's files and may
-    find a mistake there, then those with the longest way to go.
+    """Compute every stage once its inputs are done: first those that read the user's files, for they may find a mistake
+    there, then those with the longest way to go.
 
     A failed stage takes those that depend on it with it; the others go on. A stage whose process died is started
     once more.
@@ -96,7 +96,7 @@ def run_stages(
     running: set[str] = set()
     while waiting or running:
         ready = [key for key, stage in waiting.items() if all(i.key in done for i in stage.inputs.values())]
-        for key in sorted(ready, key=lambda key: (bool(stages[key].inputs), -priority[key]))[: launcher.free()]:
+        for key in sorted(ready, key=lambda key: (not _reads(stages[key]), -priority[key]))[: launcher.free()]:
             launcher.submit(waiting.pop(key))
             running.add(key)
             watch(Event("started", key))
@@ -119,6 +119,11 @@ def run_stages(
                 outcome.failed[event.key] = event.data["message"]
                 _skip(event.key, waiting, outcome)
     return outcome
+
+
+def _reads(stage: Stage) -> bool:
+    """Whether a stage reads what is not of the store."""
+    return bool(stage.content) or not stage.inputs
 
 
 def _remaining(stages: Mapping[str, Stage], cost: Callable[[Stage], float]) -> dict[str, float]:

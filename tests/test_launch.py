@@ -83,6 +83,13 @@ def test_run_stages__when_a_stage_reads_the_user_s_files_it_is_among_the_first()
     assert set(launcher.order[:2]) == {CORPUS.key, questions.key}
 
 
+def test_run_stages__when_files_are_read_with_a_tokenizer_they_come_before_training() -> None:
+    text, launcher = replace(_stage("documents", 6, tokenizer=CORPUS), content="of files"), _Instant()
+    stages = {stage.key: stage for stage in (CORPUS, LEFT, RIGHT, text)}
+    run_stages(stages, set(), launcher, _ignore, lambda stage: 1.0 if stage is text else 5.0)
+    assert launcher.order[:2] == [CORPUS.key, text.key]
+
+
 def test_run_stages__when_all_is_finished() -> None:
     launcher = _Instant()
     run_stages(STAGES, set(STAGES), launcher, _ignore)

@@ -11,11 +11,17 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlm.data.config import FilesSource, PretrainedTokenizer
+from rlm.data.config import FilesSource
 from rlm.data.corpus import batched
 from rlm.data.document_records import share_of
 from rlm.data.mapped_folder import MappedFolder
-from rlm.data.parallel_config import PairTokenizerConfig, ParallelConfig, PhrasebookSource, files_of
+from rlm.data.parallel_config import (
+    PairTokenizerConfig,
+    ParallelConfig,
+    PhrasebookSource,
+    PretrainedPairTokenizer,
+    files_of,
+)
 from rlm.data.phrasebook import Pair, pairs
 from rlm.data.pretrained import locate
 from rlm.data.records import Problems, open_text, read_records, readable
@@ -109,18 +115,10 @@ def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterabl
     """A tokenizer that ends every sentence with its `eos_token`; `texts` are read where one is trained.
 
     Raises:
-        ConfigError: the checkpoint has none, or it has no end of sentence or no padding.
+        ConfigError: the checkpoint has none, or it has no end of sentence, no padding, or other languages.
     """
-    if isinstance(config, PretrainedTokenizer):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision)
-        except (OSError, ValueError, ImportError) as error:
-            raise ConfigError(
-                f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a checkpoint"
-            ) from error
-        if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-            raise ConfigError(f"tokenizer.name: `{config.name}` has no padding or no end of sentence; name another")
-        return tokenizer
+    if isinstance(config, PretrainedPairTokenizer):
+        return _of_checkpoint(config)
     trained = ByteLevelBPETokenizer(add_prefix_space=True)
     special = list(SPECIAL.values())
     trained.train_from_iterator(
@@ -133,38 +131,96 @@ def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterabl
     return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, clean_up_tokenization_spaces=False, **SPECIAL)
 
 
-def write_pairs(folder: Path, found: Iterable[Pair], tokenizer: Any) -> dict[str, float]:
+def _of_checkpoint(config: PretrainedPairTokenizer) -> Any:
+    named = {"src_lang": config.source_language, "tgt_lang": config.target_language}
+    languages = {name: language for name, language in named.items() if language is not None}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision, **languages)
+        first = _language(tokenizer)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a checkpoint"
+        ) from error
+    except KeyError as error:  # M2M100's way to say so
+        raise ConfigError(f"tokenizer: `{config.name}` has no language {error}; write one of its own codes") from error
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise ConfigError(f"tokenizer.name: `{config.name}` has no padding or no end of sentence; name another")
+    multilingual = hasattr(tokenizer, "tgt_lang")
+    if multilingual and tokenizer.tgt_lang is None:
+        raise ConfigError(
+            f"tokenizer: `{config.name}` has many languages; write `source_language` and `target_language`, such as"
+            " `deu_Latn` and `eng_Latn`"
+        )
+    if languages and not multilingual:
+        raise ConfigError(f"tokenizer: `{config.name}` has no languages to choose from; leave out {list(languages)}")
+    if multilingual and tokenizer.unk_token_id in (*tokenizer("")["input_ids"], first):
+        raise ConfigError(
+            f"tokenizer: `{config.name}` has no language {tokenizer.src_lang} or {tokenizer.tgt_lang}; write its codes"
+        )
+    return tokenizer
+
+
+def _language(tokenizer: Any) -> int | None:
+    """The token of the target language that every translation begins with; None where there is none."""
+    if getattr(tokenizer, "tgt_lang", None) is None:
+        return None
+    first = tokenizer(text_target="")["input_ids"][0]
+    return None if first == tokenizer.eos_token_id else int(first)
+
+
+def write_pairs(
+    folder: Path, texts: Iterable[tuple[Iterable[Pair], int | None]], tokenizer: Any, limit: int | None = None
+) -> dict[str, float]:
     """Write what `ParallelText.open` reads, in memory that does not grow with the text.
 
+    Args:
+        folder: to write to.
+        texts: pairs, and how many tokens a side of them may have at most; those with more are left out.
+        tokenizer: of both languages.
+        limit: tokens that the model reads or writes at most.
+
     Returns:
-        pairs, and tokens of either side (ends of sentences included).
+        pairs, those left out, and tokens of either side (ends of sentences included).
 
     Raises:
         ValueError: no pairs.
+        ConfigError: pairs that are longer than the limit.
     """
     tokenizer.save_pretrained(folder / "tokenizer")
     vocab_size = len(tokenizer)
     sides = {side: RaggedWriter(folder, side, token_dtype(vocab_size)) for side in ("source", "target")}
-    counts = dict.fromkeys(sides, 0)
-    number = 0
+    counts = dict.fromkeys(("pairs", "left_out", *(f"{side}_tokens" for side in sides)), 0)
+    beyond: list[tuple[int, str]] = []
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
-        for some in batched(found, TOGETHER):
-            rows = {
-                "source": tokenizer([pair.source for pair in some], verbose=False)["input_ids"],
-                "target": tokenizer(text_target=[pair.target for pair in some], verbose=False)["input_ids"],
-            }
-            for side, writer in sides.items():
-                writer.append(rows[side])
-                counts[side] += sum(map(len, rows[side]))
-            file.writelines(json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in some)
-            number += len(some)
+        for some, longest in ((some, longest) for pairs, longest in texts for some in batched(pairs, TOGETHER)):
+            sources = tokenizer([pair.source for pair in some], verbose=False)["input_ids"]
+            targets = tokenizer(text_target=[pair.target for pair in some], verbose=False)["input_ids"]
+            lengths = [max(len(source), len(target)) for source, target in zip(sources, targets, strict=True)]
+            kept = [n for n, length in enumerate(lengths) if longest is None or length <= longest]
+            beyond += [(lengths[n], some[n].id) for n in kept if limit is not None and lengths[n] > limit]
+            for (side, writer), rows in zip(sides.items(), (sources, targets), strict=True):
+                writer.append([rows[n] for n in kept])
+                counts[f"{side}_tokens"] += sum(len(rows[n]) for n in kept)
+            file.writelines(json.dumps(some[n]._asdict(), ensure_ascii=False) + "\n" for n in kept)
+            counts["pairs"] += len(kept)
+            counts["left_out"] += len(some) - len(kept)
     for writer in sides.values():
         writer.close()
-    if not number:
-        raise ValueError("no pair is left; check `source`, `part` and `fraction` of the pairs")
-    described = {"pairs": number, "vocab_size": vocab_size, "pad": tokenizer.pad_token_id}
+    if beyond:
+        length, identity = max(beyond)
+        raise ConfigError(
+            f"{len(beyond)} pairs are longer than the {limit} tokens that the model reads, the longest {identity!r}"
+            f" with {length}; leave them out with `longest: {limit}` beside their `source`, or raise `model.max_positions`"
+            " where the model is trained here"
+        )
+    if not counts["pairs"]:
+        raise ValueError("no pair is left; check `source`, `part`, `fraction` and `longest` of the pairs")
+    described = {
+        **{"pairs": counts["pairs"], "vocab_size": vocab_size, "pad": tokenizer.pad_token_id},
+        "first": _language(tokenizer),
+    }
     (folder / "parallel.json").write_text(json.dumps(described))
-    return {"pairs": number, "source_tokens": counts["source"], "target_tokens": counts["target"]}
+    return counts
 
 
 class ParallelText(MappedFolder):
@@ -174,12 +230,15 @@ class ParallelText(MappedFolder):
     """Tokens of what is translated, each with its end of sentence."""
     target: Ragged
     """Tokens of the translations, each with its end of sentence."""
+    first: int | None
+    """The token of its language, which a translation begins with; None where the model knows only one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         try:
             described = json.loads((folder / "parallel.json").read_text())
             self.vocab_size, self.pad, count = (int(described[name]) for name in ("vocab_size", "pad", "pairs"))
+            self.first = described["first"]
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{folder}: no pairs of sentences, or damaged ones ({error}); delete the folder"

@@ -52,6 +52,9 @@ class ParallelConfig:
     """Pairs kept, by a hash of their ids that is uniform in [0, 1): (0, 0.9) and (0.9, 1) split a source in two."""
     fraction: float = 1.0
     """Share of those pairs kept, by another hash of their ids; a smaller share is inside a larger."""
+    longest: int | None = None
+    """Tokens of either side, from which on a pair is left out when it has more; None refuses what the model cannot
+    read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,17 @@ class TrainedPairTokenizer:
     """With the 256 bytes, the end of a sentence and padding."""
 
 
-PairTokenizerConfig = TrainedPairTokenizer | PretrainedTokenizer
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedPairTokenizer(PretrainedTokenizer):
+    """The tokenizer of an encoder-decoder checkpoint, by folder or hub name."""
+
+    source_language: str | None = None
+    """As a multilingual checkpoint (NLLB, M2M100, mBART) writes it, such as `deu_Latn`."""
+    target_language: str | None = None
+    """Likewise; translations begin with its token."""
+
+
+PairTokenizerConfig = TrainedPairTokenizer | PretrainedPairTokenizer
 
 
 def files_of(source: AlignedSource | FilesSource) -> FilesSource:

@@ -72,12 +72,6 @@ def vocabulary(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def positions(model: Any) -> int | None:
-    """Tokens of the longest sentence that a model reads; None where there is no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return None if limit is None else int(limit)
-
-
 class DecoderStates:
     """The states that a decoder had at each of the tokens it last read, while this context is open.
 

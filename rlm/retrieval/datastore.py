@@ -5,164 +5,22 @@ read. A datastore is appended to by joining it with another; the ids of the firs
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import MADV_DONTNEED
 from pathlib import Path
-from typing import Any, Literal, Self
-from zlib import crc32
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rlm.data.tokens import token_dtype
-from rlm.retrieval.neighbours import replace_json
+from rlm.retrieval.datastore_writer import SIDECAR, checksum_of, shard_paths
 
-KeyType = Literal["float16", "float32"]
-SHARD = 1 << 18
-"""Keys in a shard; all but the last are full."""
 ROWS = 1 << 16
 """Keys read at a time."""
 RESIDENT = 1 << 30
 """Bytes of a map that may stay resident; of a larger one, what was read is let go of."""
-_MARK, _SIDECAR = "progress.json", "datastore.json"
-
-
-def _paths(folder: Path, shard: int) -> dict[str, Path]:
-    return {name: folder / f"{name}-{shard:05d}.bin" for name in ("keys", "values")}
-
-
-class DatastoreWriter:
-    """Writes what `Datastore.open` reads; one that was killed goes on where it was.
-
-    Args:
-        folder: to write to.
-        dim: width of the keys.
-        vocab_size: of the model; it gives the type of the values.
-        made_of: what the datastore is of, by role (`text`, `model`, `key`, ...); kept beside it.
-        dtype: of the keys; float16 halves them.
-        shard: keys in a shard.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        dim: int,
-        vocab_size: int,
-        made_of: Mapping[str, str],
-        dtype: KeyType = "float16",
-        shard: int = SHARD,
-    ) -> None:
-        self.folder, self.dtypes = folder, {"keys": np.dtype(dtype), "values": token_dtype(vocab_size)}
-        self._described = {"dim": dim, "vocab_size": vocab_size, "made_of": dict(made_of), "dtype": dtype}
-        self._dim, self._vocab_size, self._shard = dim, vocab_size, shard
-        folder.mkdir(parents=True, exist_ok=True)
-        self._checksums: list[dict[str, int]] = []
-        self.count = 0
-        """Keys written; what a call of `append` repeats of them is passed over."""
-        self._resume()
-
-    def _resume(self) -> None:
-        try:
-            # a finished one is told by the same facts
-            told = next(path for name in (_MARK, _SIDECAR) if (path := self.folder / name).exists())
-            mark = json.loads(told.read_text())
-            if {name: mark[name] for name in self._described} != self._described or mark["shard"] != self._shard:
-                return
-            count, checksums = int(mark["count"]), mark["checksums"]
-            for number, expected in enumerate(checksums):
-                rows = min(self._shard, count - number * self._shard)
-                for name, path in _paths(self.folder, number).items():
-                    size = rows * self._row_bytes(name)
-                    if path.stat().st_size > size:  # written, but not told
-                        os.truncate(path, size)
-                    if _checksum(path) != (size, expected[name]):
-                        return
-            self.count, self._checksums = count, checksums
-        except (OSError, ValueError, KeyError, StopIteration):
-            pass  # nothing was written, or not by a writer with these arguments
-
-    def _row_bytes(self, name: str) -> int:
-        return self.dtypes[name].itemsize * (self._dim if name == "keys" else 1)
-
-    def append(self, keys: NDArray | Tensor, values: NDArray | Tensor, first: int | None = None) -> None:
-        """Write some keys with their values.
-
-        Args:
-            keys: [count, dim].
-            values: the tokens that follow, [count].
-            first: number of the first of these in the datastore; what is written already is passed over, so that a
-                writer that was killed may be given everything again. None: they follow what is written.
-
-        Raises:
-            ValueError: another width, numbers that the keys' type cannot hold, tokens beyond the vocabulary, or a gap.
-        """
-        keys, values = (each.numpy(force=True) if isinstance(each, Tensor) else each for each in (keys, values))
-        if keys.shape != (len(values), self._dim):
-            raise ValueError(f"keys are {keys.shape} for {len(values)} values; the datastore's keys have {self._dim}")
-        first = self.count if first is None else first
-        if first > self.count:
-            raise ValueError(f"keys from number {first} on, but only {self.count} are written; none may be left out")
-        keys, values = keys[self.count - first :], values[self.count - first :]
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < self._vocab_size:
-            raise ValueError(
-                f"values from {values.min()} to {values.max()} for a vocabulary of {self._vocab_size}: "
-                "write the text with the model's own tokenizer"
-            )
-        with np.errstate(over="ignore"):
-            keys = np.ascontiguousarray(keys, self.dtypes["keys"])
-        if not np.isfinite(keys).all():
-            raise ValueError(
-                f"keys that are not finite in {self.dtypes['keys']}: set `dtype: float32`, or did the model's training "
-                "diverge?"
-            )
-        values = np.ascontiguousarray(values, self.dtypes["values"])
-        while len(values):
-            within = self.count % self._shard
-            some = min(self._shard - within, len(values))
-            self._write(self.count // self._shard, within, {"keys": keys[:some], "values": values[:some]})
-            self.count += some
-            keys, values = keys[some:], values[some:]
-        replace_json(self.folder / _MARK, self._state())
-
-    def _write(self, shard: int, within: int, rows: dict[str, NDArray]) -> None:
-        if not within:
-            self._checksums[shard:] = [dict.fromkeys(rows, 0)]
-        for name, path in _paths(self.folder, shard).items():
-            content = rows[name].tobytes()
-            with path.open("r+b" if within else "wb") as file:
-                file.seek(within * self._row_bytes(name))
-                file.write(content)
-            self._checksums[shard][name] = crc32(content, self._checksums[shard][name])
-
-    def _state(self) -> dict[str, Any]:
-        return {**self._described, "shard": self._shard, "count": self.count, "checksums": self._checksums}
-
-    def close(self) -> None:
-        """Finish; nothing can be opened before.
-
-        Raises:
-            ValueError: nothing was written.
-        """
-        if not self.count:
-            raise ValueError(f"{self.folder}: a datastore without keys; its text has no token that could be predicted")
-        for shard in range(len(self._checksums)):
-            for path in _paths(self.folder, shard).values():
-                with path.open("r+b") as file:
-                    os.fsync(file.fileno())
-        replace_json(self.folder / _SIDECAR, self._state())
-        (self.folder / _MARK).unlink(missing_ok=True)
-
-
-def _checksum(path: Path) -> tuple[int, int]:
-    """Bytes of a file, and their CRC-32."""
-    size = found = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            size, found = size + len(block), crc32(block, found)
-    return size, found
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +62,7 @@ class Datastore:
             ValueError: a truncated or damaged file (which), or a datastore of something else (what differs).
         """
         try:
-            described = json.loads((folder / _SIDECAR).read_text())
+            described = json.loads((folder / SIDECAR).read_text())
             width, vocab_size, count, size = (described[name] for name in ("dim", "vocab_size", "count", "shard"))
             dtypes = {"keys": np.dtype(described["dtype"]), "values": token_dtype(vocab_size)}
             found, checksums = described["made_of"], described["checksums"]
@@ -222,14 +80,14 @@ class Datastore:
         for number, expected in enumerate(checksums):
             rows = min(size, count - number * size)
             shapes = {"keys": (rows, width), "values": (rows,)}
-            paths = _paths(folder, number)
+            paths = shard_paths(folder, number)
             for name, path in paths.items():
                 bytes_written = int(np.prod(shapes[name])) * dtypes[name].itemsize
                 on_disk = path.stat().st_size if path.exists() else None
                 if on_disk != bytes_written:
                     what = "missing" if on_disk is None else f"{on_disk} bytes, {bytes_written} were written"
                     raise ValueError(f"{path}: damaged ({what}); delete {folder} and write it again")
-                if whole and _checksum(path)[1] != expected[name]:
+                if whole and checksum_of(path)[1] != expected[name]:
                     raise ValueError(f"{path}: damaged (another checksum); delete {folder} and write it again")
             shards.append(
                 Shard(*(np.memmap(path, dtypes[name], "c", shape=shapes[name]) for name, path in paths.items()))

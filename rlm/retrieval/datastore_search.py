@@ -23,7 +23,7 @@ from rlm.retrieval.faiss_indexes import (
     read_index,
     to_array,
 )
-from rlm.retrieval.segment import RANKED, Segment, squared_distances
+from rlm.retrieval.segment import RANKED, Segment, ascending, squared_distances
 
 SEGMENT = {"cpu": 1 << 28, "cuda": 1 << 34}
 """Bytes of keys, and of what is scanned of them, in a segment."""
@@ -157,8 +157,8 @@ class FaissSearch:
         parts = []
         step = QUERIES if self._held is None else max(1, RANKED // (depth * self.store.dim))
         for some, candidates in zip(queries.float().split(step), torch.from_numpy(ids).split(step), strict=True):
-            again, order = torch.sort(squared_distances(some, self._keys(candidates)), dim=1, stable=True)
-            parts.append((again[:, :k], candidates.gather(1, order[:, :k])))
+            again, order = ascending(squared_distances(some, self._keys(candidates)), k)
+            parts.append((again, candidates.gather(1, order)))
         return torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
 
     def _keys(self, ids: Tensor) -> Tensor:

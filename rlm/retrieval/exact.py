@@ -45,7 +45,7 @@ PADDING = 16
 MAPPED = 1 << 30
 """Bytes of a memory map that may stay resident; of a larger one, what was read is let go of."""
 BIASES = 3
-"""Numbers of bfloat16 that hold one of float32."""
+"""Numbers of bfloat16 that hold one of float32 (in float32, two of them are 0)."""
 SLACK = 1.001
 """Of the error bound, for its own rounding."""
 
@@ -66,6 +66,8 @@ class Exact(Index):
     """
 
     config: ExactIndex | ShardedExact
+    ones = 0
+    """Numbers of 1 that are scanned after each embedding and its bias: by them a query adds to all of its scores."""
 
     def __init__(
         self,
@@ -83,12 +85,13 @@ class Exact(Index):
         self._bias = 0.0 if bias is None else float(bias.abs().max())
         self._positive = True
         if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
-            self._scanned = torch.empty(self.size, self.dim + self._biases, dtype=torch.bfloat16, device=self.device)
+            wide = self.dim + self._biases + self.ones
+            self._scanned = torch.empty(self.size, wide, dtype=torch.bfloat16, device=self.device)
             centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
         else:
             self._scanned, centre = self.embeddings.to(self.device, torch.float32), torch.zeros((), device=self.device)
             if bias is not None:
-                self._scanned = torch.nn.functional.pad(self._scanned, (0, BIASES))
+                self._scanned = torch.nn.functional.pad(self._scanned, (0, BIASES + self.ones))
         self._moved = centre
         """What the scanned embeddings are less than the embeddings: [dim], or 0."""
         self._memory: dict[str, Tensor] = {}
@@ -99,10 +102,9 @@ class Exact(Index):
             if scanned.dtype == torch.bfloat16:
                 scanned.copy_(rows)
             if bias is not None:
-                rest = bias[start : start + ROWS].to(self.device, torch.float32)
-                for column in self._scanned[start : start + ROWS, self.dim :].T:
-                    column.copy_(rest)
-                    rest = rest - column.float()
+                parts = self._scanned[start : start + ROWS, self.dim :]
+                parts[:, :BIASES] = in_parts(bias[start : start + ROWS].to(self.device), self._scanned.dtype)
+                parts[:, BIASES:] = 1.0
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
             self._let_go()
@@ -159,7 +161,7 @@ class Exact(Index):
         low = queries.to(self._scanned.dtype)
         positive = positive and self._positive and low.dtype == torch.bfloat16 and group > 1
         # [groups of groups, groups, queries]
-        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
+        wide = self._widened(low)
         maxima = self._group_maxima(wide, group, groups, positive)
         # [groups of groups, queries]
         coarse = _maxima(maxima, positive)
@@ -202,8 +204,13 @@ class Exact(Index):
             self._memory[name] = self._scanned.new_empty(size)
         return self._memory[name][:size].view(shape)
 
-    def _floor(self, reached: Tensor, queries: Tensor, low: Tensor) -> Tensor:
-        """The least scanned score that one of the k best may have, where k passages' scanned scores are `reached`."""
+    def _widened(self, low: Tensor) -> Tensor:
+        """Queries as their products with what is scanned need them."""
+        pad = torch.nn.functional.pad
+        return pad(pad(low, (0, self._biases), value=1.0), (0, self.ones))
+
+    def _error(self, queries: Tensor, low: Tensor, added: Tensor | float = 0.0) -> Tensor:
+        """How far what a scanned score is rounded from may be from a score with what is added to it: [queries]."""
         rounding = self.dim * 2.0**-22
         if low.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
             rounding += 2.0**-6  # both factors may be rounded to bfloat16
@@ -211,11 +218,16 @@ class Exact(Index):
             rounding += 2.0**-6  # partial sums may be
         length = low.float().norm(dim=1)
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
-        sums = length * (self._norm + self._residual) + self._bias
-        error = SLACK * (error + rounding * sums) + self._bias * 2.0**-23 + 1e-30
+        parts = self._bias + abs(added)
+        sums = length * (self._norm + self._residual) + parts
+        return SLACK * (error + rounding * sums) + parts * 2.0**-23 + 1e-30
+
+    def _floor(self, reached: Tensor, queries: Tensor, low: Tensor) -> Tensor:
+        """The least scanned score that one of the k best may have, where k passages' scanned scores are `reached`."""
         half_a_unit = torch.finfo(low.dtype).eps / 2
         # rounding keeps order: a score that is not below this before it is rounded is not below it after
-        return (reached.double() - SLACK * half_a_unit * reached.abs() - 2 * error).to(low.dtype)
+        least = reached.double() - SLACK * half_a_unit * reached.abs() - 2 * self._error(queries, low)
+        return least.to(low.dtype)
 
     def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """Passages of the groups that begin at `first` whose scanned score reaches the floor of their query."""
@@ -250,6 +262,15 @@ class Exact(Index):
         path = folder / "embeddings.npy"
         if not path.exists():
             np.save(path, self.embeddings.float().cpu().numpy())
+
+
+def in_parts(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers as sums of `BIASES` of another type, [...] to [..., parts]."""
+    rest, parts = numbers.float(), []
+    for _ in range(BIASES):
+        parts.append(rest.to(dtype))
+        rest = rest - parts[-1].float()
+    return torch.stack(parts, -1)
 
 
 def _maxima(scores: Tensor, positive: bool, out: Tensor | None = None) -> Tensor:

@@ -8,23 +8,27 @@ Where many neighbours are wanted, groups of keys keep nothing out. Then a sample
 many reach, and one scan keeps those that do.
 """
 
+from dataclasses import dataclass
+
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rlm.retrieval.config import ExactIndex
-from rlm.retrieval.exact import CANDIDATES, GROUPS, PADDING, QUERIES, Exact
+from rlm.retrieval.exact import BIASES, CANDIDATES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts
 
 RANKED = 1 << 20
 """Numbers of candidates' keys that are compared together: what the cache holds."""
 SMALL = 4
-"""At most this many keys in a group."""
+"""At most this many keys in a group, where groups keep keys out."""
 MANY = 64
 """Neighbours from which on a sample tells what to keep."""
 SAMPLED = 32
 """One key of so many is in the sample."""
-SCORES = {"cpu": 1 << 20, "cuda": 1 << 28}
+SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Computed at a time."""
+INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+"""Of the same size."""
 ROUNDED = 1 + 2.0**-19
 """A squared distance in float32 to what it may be in truth, at most."""
 WORD = 4
@@ -33,6 +37,8 @@ WORD = 4
 
 class Segment(Exact):
     """Some keys, the first of them number `first`; arguments as of `Exact`, keys [keys, dim] and their mean [dim]."""
+
+    ones = BIASES
 
     def __init__(self, first: int, keys: NDArray, centre: Tensor, config: ExactIndex, device: torch.device) -> None:
         self.first, self._centre = first, centre.to(device)
@@ -61,38 +67,34 @@ class Segment(Exact):
 
     def _nearer(self, queries: Tensor, than: Tensor, k: int) -> tuple[Tensor, Tensor]:
         low = queries.to(self._scanned.dtype)
-        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
         # q k - |k|^2 / 2 = (|q|^2 - d^2) / 2, for a distance that float32 may have rounded; and scanned keys have moved
         asked = queries.double()
-        reached = (asked.square().sum(1) - ROUNDED * than.double()) / 2 + asked @ (self._centre - self._moved).double()
-        found = self._reaching(wide, self._floor(reached, queries, low))
+        least = (asked.square().sum(1) - ROUNDED * than.double()) / 2 + asked @ (self._centre - self._moved).double()
+        least -= SLACK * self._error(queries, low, least)
+        found = self._reaching(low, least)
         if found is None:
             halves = [self._nearer(*half, k) for half in zip(queries.chunk(2), than.chunk(2), strict=True)]
             return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
-        row, query, _ = found
-        return self._ranked(row, torch.bincount(query, minlength=len(queries)), queries, k)
+        return self._ranked(*found.keys(torch.zeros_like(least)), queries, k)
 
     def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
         if not self._samples(k):
             return super()._best(queries, k, positive)
         low = queries.to(self._scanned.dtype)
-        wide = torch.nn.functional.pad(low, (0, self._biases), value=1.0)
-        likely = (wide @ self._scanned[::SAMPLED].T).float().topk(_sampled(k), sorted=False).values.amin(1)
-        floor = self._floor(likely, queries, low)
-        found = self._reaching(wide, floor)
+        likely = (
+            (self._widened(low) @ self._scanned[::SAMPLED].T).float().topk(_sampled(k), sorted=False).values.amin(1)
+        )
+        least = likely.double() - 2 * SLACK * self._error(queries, low, likely.double())
+        found = self._reaching(low, least)
         if found is None:
             halves = [self._best(half, k) for half in queries.chunk(2)]
             return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
-        row, query, scores = found
-        place, outside = _places(torch.bincount(query, minlength=len(queries)))
-        if place.shape[1] < k:
+        reached = found.reached(k)
+        half_a_unit = torch.finfo(low.dtype).eps / 2
+        needed = (1 - SLACK * half_a_unit) * reached.double() - 2 * self._error(queries, low, least)
+        if not bool((needed >= 0).all()):  # the sample was not like the rest
             return super()._best(queries, k, positive)
-        reached = scores[place].float().masked_fill_(outside, -torch.inf).topk(k, sorted=False).values.amin(1)
-        needed = self._floor(reached, queries, low)
-        if bool((needed < floor).any()):  # the sample was not like the rest
-            return super()._best(queries, k, positive)
-        kept = scores >= needed[query]
-        return self._ranked(row[kept], torch.bincount(query[kept], minlength=len(queries)), queries, k)
+        return self._ranked(*found.keys(needed), queries, k)
 
     def _samples(self, k: int) -> bool:
         return k >= MANY and 2 * SAMPLED * _sampled(k) < self.size
@@ -100,39 +102,43 @@ class Segment(Exact):
     def _together(self, k: int) -> int:
         return QUERIES if self._samples(k) else super()._together(k)
 
-    def _reaching(self, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Keys whose scanned score reaches the floor of a query: row, query and score, by query and row.
+    def _reaching(self, low: Tensor, least: Tensor) -> "Groups | None":
+        """Groups of keys of which some may have a score of at least so much; None where they are too many for several
+        queries at once.
 
-        None where they are too many for several queries at once.
+        What is scanned is the score less the least, so that its sign tells, and rounding is finest where it matters.
         """
-        columns = -(-len(wide) // PADDING) * PADDING
+        columns = -(-len(low) // PADDING) * PADDING
+        wide = self._widened(low)
+        wide[:, -self.ones :] = in_parts(-least, low.dtype)
         padded = wide.new_zeros(columns, wide.shape[1])
-        padded[: len(wide)] = wide
-        floors = floor.new_full((columns,), torch.inf)
-        floors[: len(wide)] = floor
-        step = SCORES[self.device.type] // columns
-        block = self._kept("block", min(step, self.size), columns)
-        # positive numbers of bfloat16 may be compared as integers, with any others
-        as_integers = floors.dtype == torch.bfloat16 and bool((floors > 0).all())
-        seen, floors = (each.view(torch.int16) if as_integers else each for each in (block, floors))
-        reached = torch.empty(block.shape, dtype=torch.int16, device=self.device)  # far faster than bool
-        places, scores, count = [], [], 0
+        padded[:, -1] = -1.0
+        padded[: len(low)] = wide
+        step = max(1, SCORES[self.device.type] // (columns * GROUP)) * GROUP
+        block = self._kept("block", min(step, -(-self.size // GROUP) * GROUP), columns)
+        integers = block.view(INTEGERS[block.dtype])  # compared as integers: a negative number stays negative
+        maxima = torch.empty(len(block) // GROUP, columns, dtype=integers.dtype, device=self.device)
+        reached = torch.empty(maxima.shape, dtype=torch.int16, device=self.device)  # far faster than bool
+        found: list[tuple[Tensor, ...]] = []
+        count = 0
         for start in range(0, self.size, step):
             rows = self._scanned[start : start + step]
             torch.mm(rows, padded.T, out=block[: len(rows)])
-            hits = torch.ge(seen[: len(rows)], floors, out=reached[: len(rows)]).view(-1, WORD)
+            groups = -(-len(rows) // GROUP)
+            block[len(rows) : groups * GROUP] = -torch.inf
+            grouped = integers[: groups * GROUP].view(groups, GROUP, columns)
+            torch.amax(grouped, 1, out=maxima[:groups])
+            hits = torch.ge(maxima[:groups], 0, out=reached[:groups]).view(-1, WORD)
             word = hits.view(torch.int64).flatten().nonzero().squeeze(1)
-            inner, bit = hits[word].nonzero(as_tuple=True)
-            place = word[inner] * WORD + bit
-            places.append(place + start * columns)
-            scores.append(block.view(-1)[place])
+            inner, place = hits[word].nonzero(as_tuple=True)
+            place += word[inner] * WORD
+            group, query = place // columns, place % columns
+            largest = maxima.view(-1)[place].view(block.dtype)
+            found.append((group + start // GROUP, query, largest, grouped[group, :, query].view(block.dtype)))
             count += len(place)
-            if count > CANDIDATES and len(wide) > 1:
+            if 2 * count > CANDIDATES and len(low) > 1:
                 return None
-        place = torch.cat(places)
-        query = (place % columns).to(torch.int16)
-        query, order = torch.sort(query, stable=True)
-        return (place // columns)[order], query.long(), torch.cat(scores)[order]
+        return Groups(len(low), *(torch.cat(each) for each in zip(*found, strict=True)))
 
     def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """As that of `Exact`, with one product for all candidates of a query: they are many."""
@@ -178,16 +184,67 @@ class Segment(Exact):
             keys = (
                 self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, self.dim)
             )
-            distances = squared_distances(queries[some], keys)
-            distances, best = torch.sort(distances.masked_fill_(outside[some, :most], torch.inf), dim=1, stable=True)
-            nearest[some, :most], ids[some, :most] = distances[:, :k], rows.gather(1, best[:, :k])
+            distances = squared_distances(queries[some], keys).masked_fill_(outside[some, :most], torch.inf)
+            nearest[some, :most], best = ascending(distances, k)
+            ids[some, :most] = rows.gather(1, best)
         return nearest, ids
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of consecutive keys whose scores matter to a query, ascending for each."""
+
+    queries: int
+    group: Tensor
+    """Number of each, [groups]."""
+    query: Tensor
+    """Of which, [groups]."""
+    largest: Tensor
+    """Of its scores, above what was asked for, [groups]."""
+    scores: Tensor
+    """Of its keys, likewise, [groups, GROUP]."""
+
+    def reached(self, k: int) -> Tensor:
+        """A score that k keys reach, of each query; -inf where they are fewer: [queries]."""
+        order = torch.sort(self.query.to(torch.int16), stable=True).indices
+        place, outside = _places(torch.bincount(self.query, minlength=self.queries))
+        if place.shape[1] < k:
+            return self.largest.new_full((self.queries,), -torch.inf)
+        return self.largest[order][place].float().masked_fill_(outside, -torch.inf).topk(k, sorted=False).values.amin(1)
+
+    def keys(self, needed: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys whose scores reach what is needed: rows, by query and ascending, and how many each query has."""
+        # rounding keeps order: what is not below this before it is rounded is not below it after
+        least = needed.to(self.scores.dtype)[self.query]
+        some = (self.largest >= least).nonzero().squeeze(1)
+        pair, inner = (self.scores[some] >= least[some, None]).nonzero(as_tuple=True)
+        query, order = torch.sort(self.query[some[pair]].to(torch.int16), stable=True)
+        row = self.group[some[pair]] * GROUP + inner
+        return row[order], torch.bincount(query.long(), minlength=self.queries)
 
 
 def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
     """float32 [queries, dim] and [queries, candidates, dim], which is overwritten, to [queries, candidates]; 0 where
     they are equal."""
     return torch.linalg.vector_norm(keys.sub_(queries[:, None]), dim=2).square_()
+
+
+def ascending(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row in their order, and where they were, equal ones in the order of their places.
+
+    Args:
+        distances: float32, none below 0, [queries, candidates].
+        k: wanted, where a row has so many.
+    """
+    # the bits of such numbers, as integers, are in the same order; the place stands in the lower half
+    places = torch.arange(distances.shape[1], device=distances.device)
+    pairs = (distances.view(torch.int32).to(torch.int64) << 32) | places
+    if pairs.is_cuda:
+        pairs = pairs.sort(1).values
+    else:
+        pairs.numpy().sort(axis=1)  # many times as fast as torch's
+    pairs = pairs[:, :k]
+    return (pairs >> 32).to(torch.int32).view(torch.float32), pairs & 0xFFFFFFFF
 
 
 def _sampled(k: int) -> int:

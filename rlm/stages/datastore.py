@@ -12,7 +12,7 @@ from rlm.data.documents import Documents
 from rlm.data.text_windows import TextWindows
 from rlm.models.knn_config import DatastoreConfig
 from rlm.models.language_model import LanguageModel, open_language_model
-from rlm.retrieval.datastore import DatastoreWriter
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.stages.neighbours import open_windows
 from rlm.stages.retro_train import WEIGHTS
 from rlm.stages.stage import Context

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
-from rlm.data.config import PretrainedTokenizer
 from rlm.data.parallel_config import (
     PairTokenizerConfig,
     ParallelConfig,
     PhrasebookSource,
+    PretrainedPairTokenizer,
     TrainedPairTokenizer,
     files_of,
 )
@@ -84,10 +84,12 @@ def knn_mt_columns(experiment: KnnMtExperiment) -> tuple[Column, ...]:
 
 def knn_mt_measured_on(experiment: KnnMtExperiment, dataset: str) -> str:
     """The test sentences, and all that the figures depend on, in words."""
-    decode, knn = experiment.decode, experiment.decode.knn
+    decode, knn, domain = experiment.decode, experiment.decode.knn, experiment.domains[dataset]
+    longest = {name: experiment.domains[name].test.longest for name in (dataset, domain.elsewhere)}
     settings = f"k = {knn.k}, T = {knn.temperature:g}, lambda = {knn.weight:g}, {search_in_words(experiment.search)}"
     parts = [
-        f"the test pairs of {dataset}, elsewhere those of {experiment.domains[dataset].elsewhere}",
+        f"the test pairs of {dataset}, elsewhere those of {domain.elsewhere}",
+        *(f"of {name} up to {tokens} tokens" for name, tokens in longest.items() if tokens is not None),
         f"BLEU {SIGNATURE.format(version=version('sacrebleu'))}",
         f"beams of {decode.beams}",
         *([settings] if knn.weight else []),
@@ -104,23 +106,25 @@ def knn_mt_stages(
     """
     e = experiment
     of_checkpoint = "" if isinstance(e.model, ScratchTranslator) else content(e.model)
+    # texts that it cannot read are refused before anything is trained
+    reader = e.model.max_positions if isinstance(e.model, ScratchTranslator) else e.model
     first: dict[str, Stage] = {}
 
     def text(*domains: tuple[str, ParallelConfig]) -> Stage:
         digests = "".join(_content(pairs, content) for _, pairs in domains)
         # a single text is the same whatever its domain is called
-        pairs = dict(domains) if len(domains) > 1 else {"": domains[0][1]}
+        config = {"pairs": dict(domains) if len(domains) > 1 else {"": domains[0][1]}, "reader": reader}
         if first:
-            return Stage(name="parallel", config={"pairs": pairs}, inputs=first, content=digests)
-        if isinstance(e.tokenizer, PretrainedTokenizer):
+            return Stage(name="parallel", config=config, inputs=first, content=digests)
+        if isinstance(e.tokenizer, PretrainedPairTokenizer):
             digests += content(e.tokenizer)
-        return Stage(name="parallel", config={"pairs": pairs, "tokenizer": e.tokenizer}, content=digests)
+        return Stage(name="parallel", config={**config, "tokenizer": e.tokenizer}, content=digests)
 
     model: dict[str, Stage] = {}
     stages: dict[str, Stage] = {}
     if e.train is not None:
         training = text(*((name, e.domains[name].train) for name in e.training))
-        if not isinstance(e.tokenizer, PretrainedTokenizer):
+        if not isinstance(e.tokenizer, PretrainedPairTokenizer):
             first["tokenizer"] = training
         trained = Stage(
             name="mt_train", config={"model": e.model, "train": e.train}, inputs={"text": training}, seed=seed
@@ -205,6 +209,8 @@ def _shares(name: str, pairs: ParallelConfig) -> list[str]:
         mistakes.append(f"{name}.part: found {list(pairs.part)}; write two numbers, 0 <= from < to <= 1")
     if not 0 < pairs.fraction <= 1:
         mistakes.append(f"{name}.fraction: found {pairs.fraction}; write a share above 0, at most 1")
+    if pairs.longest is not None and pairs.longest < 1:
+        mistakes.append(f"{name}.longest: found {pairs.longest}; write a number of tokens, or null")
     return mistakes
 
 
@@ -213,7 +219,7 @@ def _model(e: KnnMtExperiment) -> list[str]:
     if isinstance(e.model, PretrainedTranslator):
         if e.train is not None or e.training:
             mistakes.append("train: a checkpoint stays as it is; leave out `train` and `training`")
-        if not isinstance(e.tokenizer, PretrainedTokenizer):
+        if not isinstance(e.tokenizer, PretrainedPairTokenizer):
             mistakes.append(
                 f"tokenizer.kind: found {e.tokenizer.kind}, but the model is a checkpoint with a vocabulary of its own;"
                 f" write {{kind: pretrained, name: {e.model.name}}}"

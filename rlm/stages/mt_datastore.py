@@ -11,13 +11,12 @@ from rlm.models.translation import (
     IGNORED,
     DecoderStates,
     load_translator,
-    positions,
     token_states,
     vocabulary,
 )
 from rlm.models.translation_config import TranslatorConfig
-from rlm.retrieval.datastore import DatastoreWriter
-from rlm.stages.mt_train import MODEL, check_lengths
+from rlm.retrieval.datastore_writer import DatastoreWriter
+from rlm.stages.mt_train import MODEL
 from rlm.stages.stage import Context
 from rlm.stages.training import accelerator
 
@@ -28,7 +27,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     """Writes `datastore/`: a key and its token for every token of the translations; an interrupted run goes on.
 
     Raises:
-        ValueError: a pair is longer than the model reads, or the text has another vocabulary.
+        ValueError: the text has another vocabulary.
     """
     settings = config["datastore"]
     text = ParallelText.open(inputs["text"])
@@ -69,10 +68,9 @@ def open_translator(config: TranslatorConfig, inputs: dict[str, Path], text: Par
     """The model that was trained here, or the checkpoint.
 
     Raises:
-        ValueError: a sentence is longer than it reads, or the text has tokens that it does not know.
+        ValueError: the text has tokens that it does not know.
     """
     model = load_translator(config, inputs["model"] / MODEL if "model" in inputs else None)
-    check_lengths(text, positions(model))
     size = vocabulary(model)
     largest = max(int(rows.values.max()) for rows in (text.source, text.target))
     if largest >= size:

@@ -13,29 +13,12 @@ MODEL = "model"
 
 
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
-    """Writes `model/`, as transformers saves it.
-
-    Raises:
-        ValueError: a pair is longer than the model reads.
-    """
+    """Writes `model/`, as transformers saves it."""
     train, shape = config["train"], config["model"]
     text = ParallelText.open(inputs["text"])
-    check_lengths(text, shape.max_positions)
     seed_everything(context)
     model = build_translator(shape, text.vocab_size, text.pad, text.tokenizer.eos_token_id)
     batches = PairBatches(text, train.training.batch_size, context.seed, IGNORED)
     metrics = fit(Translation(model, train), batches, train.training, folder, context)
     model.save_pretrained(folder / MODEL)
     return {**metrics, "pairs": len(text), "parameters": sum(each.numel() for each in model.parameters())}
-
-
-def check_lengths(text: ParallelText, limit: int | None) -> None:
-    """Raise ValueError if a sentence, or its translation, is longer than a model reads."""
-    for side, rows in (("source", text.source), ("target", text.target)):
-        longest = int(rows.lengths.argmax())
-        length = int(rows.lengths[longest])
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"{text.folder}: the {side} of pair {text.pairs[longest].id!r} has {length} tokens, the model reads"
-                f" {limit}: leave the pair out, or raise `model.max_positions` where the model is trained here"
-            )

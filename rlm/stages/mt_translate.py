@@ -30,7 +30,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     order of the text; an interrupted run goes on after the batches that were translated.
 
     Raises:
-        ValueError: a datastore of another model or key, k above its size, or a sentence that is too long.
+        ValueError: a datastore of another model or key, or k above its size.
     """
     decode: DecodingConfig = config["decode"]
     text = ParallelText.open(inputs["text"])
@@ -47,7 +47,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         for number, batch in enumerate(batches):
             if number == len(finished):
                 started = time.perf_counter()
-                ids = translate(model, pair_batch(text, batch, IGNORED), decode, processors)
+                ids = translate(model, pair_batch(text, batch, IGNORED), decode, processors, text.first)
                 seconds = time.perf_counter() - started
                 texts = [each.strip() for each in text.tokenizer.batch_decode(ids, skip_special_tokens=True)]
                 # what stands after the first end of sentence is padding, whatever it is
@@ -64,8 +64,19 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     return {"sentences": len(text), "tokens": tokens, "tokens_per_second": tokens / seconds}
 
 
-def translate(model: Any, batch: dict[str, Tensor], decode: DecodingConfig, processors: LogitsProcessorList) -> Tensor:
-    """The best translation of each sentence as tokens, after the start token, padded: [batch, tokens]."""
+def translate(
+    model: Any, batch: dict[str, Tensor], decode: DecodingConfig, processors: LogitsProcessorList, first: int | None
+) -> Tensor:
+    """The best translation of each sentence as tokens, after the start token, padded: [batch, tokens].
+
+    Args:
+        model: an encoder-decoder.
+        batch: of `pair_batch`.
+        decode: beams and lengths.
+        processors: of log-probabilities.
+        first: token that every translation begins with; None leaves that to the model.
+    """
+    language = {} if first is None else {"forced_bos_token_id": first}
     with torch.inference_mode():
         return model.generate(
             input_ids=batch["ids"].to(model.device),
@@ -75,6 +86,7 @@ def translate(model: Any, batch: dict[str, Tensor], decode: DecodingConfig, proc
             max_new_tokens=decode.max_tokens,
             length_penalty=decode.length_penalty,
             logits_processor=processors,
+            **language,
         ).cpu()
 
 

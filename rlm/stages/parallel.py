@@ -1,40 +1,64 @@
 """Stage: pairs of sentences, tokenised."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from rlm.data.parallel import make_pair_tokenizer, read_pairs, write_pairs
+from rlm.data.parallel_config import ParallelConfig
 from rlm.data.phrasebook import Pair
+from rlm.data.pretrained import locate
 from rlm.data.tokenizer import open_tokenizer
+from rlm.errors import ConfigError
+from rlm.models.translation_config import PretrainedTranslator
 from rlm.stages.stage import Context
 
 REPORT_EVERY = 5000  # pairs
 
 
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
-    """Writes the pairs with their tokenizer, which is the input's where there is one."""
-    data = context.runtime.data
+    """Writes the pairs with their tokenizer, which is the input's where there is one.
+
+    Raises:
+        ConfigError: what cannot be read, or is longer than the model reads.
+    """
+    texts: dict[str, ParallelConfig] = config["pairs"]
+    read = itertools.count(1)
+
+    def pairs_of(domain: str) -> Iterator[Pair]:
+        """Where there are several domains, with their names before the ids."""
+        for pair in read_pairs(texts[domain], context.runtime.data):
+            yield pair._replace(id=f"{domain}/{pair.id}") if len(texts) > 1 else pair
+
+    def sentences() -> Iterator[str]:
+        for pair in itertools.chain.from_iterable(map(pairs_of, texts)):
+            yield from (pair.source, pair.target)
+
+    def watched(pairs: Iterator[Pair]) -> Iterator[Pair]:
+        for pair in pairs:
+            yield pair
+            if (done := next(read)) % REPORT_EVERY == 0:
+                context.progress(done, done)
+
     if "tokenizer" in inputs:
         tokenizer = open_tokenizer(inputs["tokenizer"] / "tokenizer")
     else:
-        tokenizer = make_pair_tokenizer(
-            config["tokenizer"],
-            lambda: (text for pair in _all(config, data) for text in (pair.source, pair.target)),
-        )
-    return write_pairs(folder, _watched(_all(config, data), context), tokenizer)
+        tokenizer = make_pair_tokenizer(config["tokenizer"], sentences)
+    written = ((watched(pairs_of(domain)), pairs.longest) for domain, pairs in texts.items())
+    return write_pairs(folder, written, tokenizer, _limit(config["reader"]))
 
 
-def _all(config: Any, data: Path | None) -> Iterator[Pair]:
-    """The pairs of one text, or of several with the names of their domains before their ids."""
-    several = len(config["pairs"]) > 1
-    for name, pairs in config["pairs"].items():
-        for pair in read_pairs(pairs, data):
-            yield pair._replace(id=f"{name}/{pair.id}") if several else pair
-
-
-def _watched(pairs: Iterator[Pair], context: Context) -> Iterator[Pair]:
-    for done, pair in enumerate(pairs, 1):
-        yield pair
-        if done % REPORT_EVERY == 0:
-            context.progress(done, done)
+def _limit(reader: int | PretrainedTranslator) -> int | None:
+    """Tokens that the model reads at most; None where there is no limit."""
+    if isinstance(reader, int):
+        return reader
+    try:
+        config = AutoConfig.from_pretrained(locate(reader.name), revision=reader.revision)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.name: `{reader.name}` gives no model ({error}); write the path of a downloaded checkpoint"
+        ) from error
+    return getattr(config, "max_position_embeddings", None)

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import NllbTokenizer
 
-from rlm.data.config import FilesSource, PretrainedTokenizer
+from rlm.data.config import FilesSource
 from rlm.data.parallel import ParallelText, make_pair_tokenizer, read_pairs, write_pairs
-from rlm.data.parallel_config import AlignedSource, ParallelConfig, PhrasebookSource, TrainedPairTokenizer
+from rlm.data.parallel_config import (
+    AlignedSource,
+    ParallelConfig,
+    PhrasebookSource,
+    PretrainedPairTokenizer,
+    TrainedPairTokenizer,
+)
 from rlm.data.phrasebook import Pair, pairs
 from rlm.errors import ConfigError
 
@@ -102,10 +109,11 @@ def written(tmp_path_factory) -> tuple[Path, list[Pair]]:
     folder = tmp_path_factory.mktemp("pairs")
     found = [Pair("ü", "Ein größerer Hund!", "A bigger dog …"), *pairs(PhrasebookSource(sentences=300, words=60))]
     tokenizer = make_pair_tokenizer(TrainedPairTokenizer(vocab_size=500), lambda: (t for p in found for t in p[1:]))
-    counts = write_pairs(folder, found, tokenizer)
+    counts = write_pairs(folder, [(found, None)], tokenizer)
     text = ParallelText.open(folder)
     assert counts == {
         "pairs": 301,
+        "left_out": 0,
         "source_tokens": len(text.source.values),
         "target_tokens": len(text.target.values),
     }
@@ -135,7 +143,49 @@ def test_make_pair_tokenizer__gives_the_same_each_time(written) -> None:
 
 def test_make_pair_tokenizer__when_there_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer\.name: `.*nothing` gives no tokenizer"):
-        make_pair_tokenizer(PretrainedTokenizer(name=str(tmp_path / "nothing")), list)
+        make_pair_tokenizer(PretrainedPairTokenizer(name=str(tmp_path / "nothing")), list)
+
+
+def nllb(folder: Path) -> Path:
+    """A tokenizer of many languages, as NLLB's."""
+    words = ["<s>", "<pad>", "</s>", "<unk>", "\u2581ein", "\u2581hund", "\u2581a", "\u2581dog", "\u2581", *"eihundaog"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    joined = (word for word in words if len(word) > 2 and word[0] == "\u2581")
+    merges = list({(word[:n], word[n]) for word in joined for n in range(1, len(word))})
+    vocabulary |= {a + b: vocabulary.get(a + b, len(vocabulary) + n) for n, (a, b) in enumerate(merges)}
+    NllbTokenizer(vocab=vocabulary, merges=sorted(merges)).save_pretrained(folder)
+    return folder
+
+
+def test_write_pairs__of_many_languages_begins_translations_with_their_language(tmp_path: Path) -> None:
+    named = PretrainedPairTokenizer(
+        name=str(nllb(tmp_path / "nllb")), source_language="deu_Latn", target_language="eng_Latn"
+    )
+    tokenizer = make_pair_tokenizer(named, list)
+    write_pairs(tmp_path, [([Pair("1", "ein hund", "a dog")], None)], tokenizer)
+    text, codes = ParallelText.open(tmp_path), tokenizer.convert_tokens_to_ids
+    assert (text.source[0][0], text.target[0][0], text.first) == (codes("deu_Latn"), *(2 * [codes("eng_Latn")]))
+    assert text.tokenizer.decode(text.target[0].tolist(), skip_special_tokens=True).strip() == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("languages", "expected"),
+    [
+        ({}, "has many languages; write `source_language` and `target_language`"),
+        ({"source_language": "deu_Latn", "target_language": "english"}, "has no language deu_Latn or english"),
+        ({"source_language": "german", "target_language": "eng_Latn"}, "has no language german or eng_Latn"),
+    ],
+)
+def test_make_pair_tokenizer__when_a_language_is_not_named(tmp_path: Path, languages: dict, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        make_pair_tokenizer(PretrainedPairTokenizer(name=str(nllb(tmp_path)), **languages), list)
+
+
+def test_make_pair_tokenizer__when_there_are_no_languages(written) -> None:
+    folder, _ = written
+    named = PretrainedPairTokenizer(name=str(folder / "tokenizer"), target_language="eng_Latn")
+    with pytest.raises(ConfigError, match=r"has no languages to choose from; leave out \['tgt_lang'\]"):
+        make_pair_tokenizer(named, list)
 
 
 def test_open__when_damaged(written, tmp_path: Path) -> None:
@@ -154,3 +204,23 @@ def test_write_pairs__when_none_is_left(tmp_path: Path) -> None:
     tokenizer = make_pair_tokenizer(TrainedPairTokenizer(vocab_size=300), lambda: ["a b"])
     with pytest.raises(ValueError, match="no pair is left"):
         write_pairs(tmp_path, [], tokenizer)
+
+
+def test_write_pairs__leaves_out_what_is_too_long_where_it_is_asked_to(tmp_path: Path) -> None:
+    tokenizer = make_pair_tokenizer(TrainedPairTokenizer(vocab_size=300), lambda: ["a b"])
+    some = [Pair("short", "a", "a"), Pair("long source", "a " * 9, "a"), Pair("long target", "a", "a " * 9)]
+    lengths = [len(tokenizer(pair.source)["input_ids"]) for pair in some]
+    others = [Pair("also long", "a " * 9, "b")]
+    counts = write_pairs(tmp_path, [(some, lengths[1] - 1), (others, lengths[1])], tokenizer, lengths[1])
+    assert [pair.id for pair in ParallelText.open(tmp_path).pairs] == ["short", "also long"]
+    assert (counts["pairs"], counts["left_out"]) == (2, 2)
+    assert counts["source_tokens"] == lengths[0] + lengths[1]
+
+
+def test_write_pairs__when_the_model_reads_less(tmp_path: Path) -> None:
+    tokenizer = make_pair_tokenizer(TrainedPairTokenizer(vocab_size=300), lambda: ["a b"])
+    some = [Pair("short", "a", "a"), Pair("long", "a " * 9, "a"), Pair("longest", "a", "a " * 20)]
+    length = len(tokenizer(some[2].target)["input_ids"])
+    expected = f"2 pairs are longer than the 5 tokens that the model reads, the longest 'longest' with {length}; leave"
+    with pytest.raises(ConfigError, match=f"{expected} them out with `longest: 5`"):
+        write_pairs(tmp_path, [(some, None)], tokenizer, 5)

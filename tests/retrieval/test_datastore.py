@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.datastore_writer import DatastoreWriter
 
 DIM, COUNT, SHARD = 6, 50, 16
 MADE_OF = {"text": "documents-1", "model": "lm-1", "key": "ffn_input"}
@@ -99,7 +100,7 @@ def test_writer__when_killed_goes_on(tmp_path: Path) -> None:
         """
         import os, signal, sys
         from pathlib import Path
-        from rlm.retrieval.datastore import DatastoreWriter
+        from rlm.retrieval.datastore_writer import DatastoreWriter
         from tests.retrieval.test_datastore import COUNT, DIM, MADE_OF, SHARD, arrays
         keys, values = arrays()
         writer = DatastoreWriter(Path(sys.argv[1]), DIM, 400, MADE_OF, shard=SHARD)

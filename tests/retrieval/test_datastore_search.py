@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
-from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
 from rlm.retrieval.segment import SAMPLED
 

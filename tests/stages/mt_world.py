@@ -63,10 +63,11 @@ def score(folder: Path, translations: Path) -> Path:
 
 
 def write_translation_world(folder: Path) -> TranslationWorld:
-    first = {"pairs": {"": book()}, "tokenizer": TrainedPairTokenizer(vocab_size=400)}
+    reader = {"reader": MODEL.max_positions}
+    first = {"pairs": {"": book()}, "tokenizer": TrainedPairTokenizer(vocab_size=400), **reader}
     text = made(folder / "parallel-text", parallel, first, {})
     law, test = (
-        made(folder / f"parallel-{name}", parallel, {"pairs": {"": pairs}}, {"tokenizer": text})
+        made(folder / f"parallel-{name}", parallel, {"pairs": {"": pairs}, **reader}, {"tokenizer": text})
         for name, pairs in (("law", book("law")), ("test", book("law", "test", 20)))
     )
     model = made(folder / "mt_train-model", mt_train, {"model": MODEL, "train": TRAIN}, {"text": text})

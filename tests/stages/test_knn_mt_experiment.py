@@ -31,15 +31,15 @@ def keys(*settings: str, row: str = "+ kNN", **options) -> dict[str, str]:
 
 
 FROZEN = {
-    "training_text": "parallel-ccf2a049d37c51bd",
-    "train": "mt_train-17c9d5660b4709b6",
-    "test": "parallel-0379ab2d1f776819",
-    "translate": "mt_translate-445df87da8121b04",
-    "score": "mt_score-13bbade4c812012f",
-    "elsewhere_test": "parallel-0379ab2d1f776819",
-    "elsewhere_translate": "mt_translate-445df87da8121b04",
-    "elsewhere_score": "mt_score-13bbade4c812012f",
-    "datastore_0": "mt_datastore-5f156b16255479fd",
+    "training_text": "parallel-ad7717608df480a3",
+    "train": "mt_train-9d837a612f083f2c",
+    "test": "parallel-189cff5c41572a04",
+    "translate": "mt_translate-c99ed0cce3ec9b8d",
+    "score": "mt_score-d79a9dcae6eff5f5",
+    "elsewhere_test": "parallel-189cff5c41572a04",
+    "elsewhere_translate": "mt_translate-c99ed0cce3ec9b8d",
+    "elsewhere_score": "mt_score-d79a9dcae6eff5f5",
+    "datastore_0": "mt_datastore-0ded36d9a13ddfdc",
 }
 
 

@@ -9,7 +9,8 @@ import torch
 from rlm.data.parallel import ParallelText
 from rlm.models.translation import DecoderStates, load_translator
 from rlm.models.translation_config import TranslationDatastore
-from rlm.retrieval.datastore import Datastore, DatastoreWriter
+from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.stages import mt_datastore
 from rlm.stages.mt_train import MODEL as SAVED
 from tests.stages.mt_world import MODEL, datastore, made, write_translation_world
@@ -90,24 +91,6 @@ def test_open__refuses_the_datastore_of_another_model_or_key(world) -> None:
         Datastore.open(folder, model="mt_train-other", key="ffn_input")
     with pytest.raises(ValueError, match="another key .*written with ffn_input, read with output"):
         Datastore.open(folder, model=world.model.name, key="output")
-
-
-def test_run__refuses_a_sentence_that_the_model_cannot_read(world, tmp_path) -> None:
-    from rlm.data.parallel import write_pairs
-    from rlm.data.phrasebook import Pair
-
-    folder = tmp_path / "parallel-long"
-    folder.mkdir()
-    write_pairs(
-        folder, [Pair("short", "a b", "a b"), Pair("long", "zz " * 60, "a b")], ParallelText.open(world.law).tokenizer
-    )
-    with pytest.raises(ValueError, match=r"the source of pair 'long' has \d+ tokens, the model reads 48"):
-        made(
-            tmp_path / "run",
-            mt_datastore,
-            {"model": MODEL, "datastore": TranslationDatastore()},
-            {"text": folder, "model": world.model},
-        )
 
 
 def test_run__reports_progress(world, tmp_path) -> None:

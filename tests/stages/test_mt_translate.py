@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from sacrebleu.metrics import BLEU, CHRF
+from transformers import LogitsProcessorList, M2M100Config, M2M100ForConditionalGeneration
 
 from rlm.data.parallel import ParallelText
-from rlm.models.translation import load_translator
+from rlm.models.knn_mt import NeighbourInterpolation
+from rlm.models.translation import DecoderStates, load_translator
 from rlm.report.statistics import Sample
 from rlm.stages import mt_score, mt_translate
 from rlm.stages.columns import corpus_metric, tokens_per_second
@@ -38,6 +40,32 @@ def test_run__without_a_datastore_is_generate(world, tmp_path) -> None:
         with torch.no_grad():
             written = model.generate(input_ids=ids, num_beams=2, max_new_tokens=24, do_sample=False)
         assert line["hypothesis"] == text.tokenizer.decode(written[0].tolist(), skip_special_tokens=True).strip()
+
+
+def test_run__of_many_languages_writes_the_one_that_is_named(tmp_path) -> None:
+    """Every translation begins with its token, with a datastore and without."""
+    config = M2M100Config(
+        **{"vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32},
+        **{"decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "init_std": 0.5},
+        **{"pad_token_id": 1, "eos_token_id": 0, "bos_token_id": 0, "decoder_start_token_id": 0},
+    )
+    torch.manual_seed(0)
+    model = M2M100ForConditionalGeneration(config).eval()
+    batch = {"ids": torch.randint(4, 40, (5, 6)), "mask": torch.ones(5, 6, dtype=torch.long)}
+
+    def nearest(states, k):
+        return torch.ones(len(states), k), torch.full((len(states), k), 7)
+
+    for language in (2, 3):
+        plain = mt_translate.translate(model, batch, DECODE, LogitsProcessorList(), language)
+        given = model.generate(
+            batch["ids"], attention_mask=batch["mask"], num_beams=2, max_new_tokens=24, forced_bos_token_id=language
+        )
+        assert plain.tolist() == given.tolist()
+        with DecoderStates(model) as states:
+            mixed = LogitsProcessorList([NeighbourInterpolation(states, nearest, DECODE.knn)])
+            found = mt_translate.translate(model, batch, DECODE, mixed, language)
+        assert (found[:, 1] == language).all() and (found == 7).any() and plain.tolist() != found.tolist()
 
 
 def test_score__of_sentences_with_other_ends_of_lines(world, tmp_path) -> None:
