@@ -32,8 +32,8 @@ from rlm.models.knn_config import DatastoreConfig
 from rlm.models.language_model import HuggingFaceLanguageModel
 from rlm.retrieval.config import ExactIndex
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.stages.datastore import write_keys
 
 ROWS, QUERIES = 1 << 16, 256

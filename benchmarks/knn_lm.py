@@ -29,8 +29,8 @@ from rlm.models.knn import grid_nats, knn_log_probability, prefix_log_probabilit
 from rlm.models.knn_config import SHARES, TEMPERATURES, WEIGHTS
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss
+from rlm.retrieval.datastore_writer import DatastoreWriter
 
 TOPICS, SPREAD, VOCABULARY = 20_000, 0.7, 50_257
 PEER = {"exact": 33.0, "IVF-PQ": 526.0, "IVF-PQ, recomputed": 274.0}

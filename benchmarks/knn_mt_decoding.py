@@ -28,8 +28,8 @@ from rlm.models.translation import DecoderStates, build_translator, token_states
 from rlm.models.translation_config import DecodingConfig, NearestTokens, ScratchTranslator
 from rlm.retrieval.config import ExactIndex, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import open_search
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.stages.mt_translate import nearest_tokens, translate
 
 VOCABULARY, TOKENS, NOISE = 8_000, 24, 0.3

@@ -189,7 +189,7 @@ def write_pairs(
     tokenizer.save_pretrained(folder / "tokenizer")
     vocab_size = len(tokenizer)
     sides = {side: RaggedWriter(folder, side, token_dtype(vocab_size)) for side in ("source", "target")}
-    counts = dict.fromkeys(("pairs", "left_out", *(f"{side}_tokens" for side in sides)), 0)
+    counts: dict[str, float] = dict.fromkeys(("pairs", "left_out", *(f"{side}_tokens" for side in sides)), 0)
     beyond: list[tuple[int, str]] = []
     with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
         for some, longest in ((some, longest) for pairs, longest in texts for some in batched(pairs, TOGETHER)):
@@ -210,8 +210,8 @@ def write_pairs(
         length, identity = max(beyond)
         raise ConfigError(
             f"{len(beyond)} pairs are longer than the {limit} tokens that the model reads, the longest {identity!r}"
-            f" with {length}; leave them out with `longest: {limit}` beside their `source`, or raise `model.max_positions`"
-            " where the model is trained here"
+            f" with {length}; leave them out with `longest: {limit}` beside their `source`, or raise"
+            " `model.max_positions` where the model is trained here"
         )
     if not counts["pairs"]:
         raise ValueError("no pair is left; check `source`, `part`, `fraction` and `longest` of the pairs")

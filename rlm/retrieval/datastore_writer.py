@@ -38,8 +38,8 @@ class DatastoreWriter:
         made_of: what the datastore is of, by role (`text`, `model`, `key`, ...); kept beside it.
         dtype: of the keys; float16 halves them.
         shard: keys in a shard.
-        share: numbers of the keys that it writes (`shares`); what is given beyond them is passed over, for other writers
-            write it to the same folder at the same time, and `join_shares` makes one datastore of all. None: all keys.
+        share: numbers of the keys that it writes (`shares`), None: all; what is given beyond them is passed over, for
+            others write it to the same folder at the same time, and `join_shares` makes one datastore of all.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class DatastoreWriter:
         self._described = {"dim": dim, "vocab_size": vocab_size, "made_of": dict(made_of), "dtype": dtype}
         self._dim, self._vocab_size, self._shard = dim, vocab_size, shard
         # files carry the number of their shard among all
-        self._first, self.stop = (0, sys.maxsize) if share is None else (share.start // shard, share.stop)
-        self._sidecar = folder / (SIDECAR if share is None else _of_share(self._first))
+        self.first, self.stop = (0, sys.maxsize) if share is None else (share.start, share.stop)
+        """Numbers of the first key that it writes, and of the first after the last."""
+        self._before = self.first // shard
+        self._sidecar = folder / (SIDECAR if share is None else _of_share(self._before))
         self._mark = self._sidecar.with_stem(f"{self._sidecar.stem}-progress")
         folder.mkdir(parents=True, exist_ok=True)
         self._checksums: list[dict[str, int]] = []
-        self.count = self._first * shard
+        self.count = self.first
         """Number of the key that is written next; what a call of `append` repeats before it is passed over."""
         self._resume()
 
@@ -75,7 +77,7 @@ class DatastoreWriter:
             count, checksums = int(mark["count"]), mark["checksums"]
             if count > self.stop:
                 return
-            for number, expected in enumerate(checksums, self._first):
+            for number, expected in enumerate(checksums, self._before):
                 rows = min(self._shard, count - number * self._shard)
                 for name, path in shard_paths(self.folder, number).items():
                     size = rows * self._row_bytes(name)
@@ -106,7 +108,7 @@ class DatastoreWriter:
         if keys.shape != (len(values), self._dim):
             raise ValueError(f"keys are {keys.shape} for {len(values)} values; the datastore's keys have {self._dim}")
         first = self.count if first is None else first
-        if first > self.count:
+        if first > self.count < self.stop:
             raise ValueError(f"keys from number {first} on, but only {self.count} are written; none may be left out")
         new = slice(self.count - first, max(0, self.stop - first))
         keys, values = keys[new], values[new]
@@ -132,7 +134,7 @@ class DatastoreWriter:
         replace_json(self._mark, self._state())
 
     def _write(self, shard: int, within: int, rows: dict[str, NDArray]) -> None:
-        number = shard - self._first
+        number = shard - self._before
         if not within:
             self._checksums[number:] = [dict.fromkeys(rows, 0)]
         for name, path in shard_paths(self.folder, shard).items():
@@ -154,7 +156,7 @@ class DatastoreWriter:
         if not self._checksums:
             raise ValueError(f"{self.folder}: a datastore without keys; its text has no token that could be predicted")
         for number in range(len(self._checksums)):
-            for path in shard_paths(self.folder, self._first + number).values():
+            for path in shard_paths(self.folder, self._before + number).values():
                 with path.open("r+b") as file:
                     os.fsync(file.fileno())
         replace_json(self._sidecar, self._state())

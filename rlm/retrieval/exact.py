@@ -218,7 +218,7 @@ class Exact(Index):
             rounding += 2.0**-6  # partial sums may be
         length = low.float().norm(dim=1)
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
-        parts = self._bias + abs(added)
+        parts = self._bias + (added.abs() if isinstance(added, Tensor) else added)
         sums = length * (self._norm + self._residual) + parts
         return SLACK * (error + rounding * sums) + parts * 2.0**-23 + 1e-30
 

@@ -12,11 +12,11 @@ from rlm.data.documents import Documents
 from rlm.data.text_windows import TextWindows
 from rlm.models.knn_config import DatastoreConfig
 from rlm.models.language_model import LanguageModel, open_language_model
-from rlm.retrieval.datastore_writer import DatastoreWriter
+from rlm.retrieval.datastore_writer import SIDECAR, DatastoreWriter
+from rlm.stages.datastore_shares import DATASTORE, write_datastore
 from rlm.stages.neighbours import open_windows
 from rlm.stages.retro_train import WEIGHTS
 from rlm.stages.stage import Context
-from rlm.stages.training import accelerator
 
 SPOKEN = ("lm", "best", "entropy")
 """Arrays beside the keys where a text is evaluated: see `rlm.models.knn.Spoken`."""
@@ -34,15 +34,28 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     Raises:
         ValueError: a text without a token to predict, a language model of another vocabulary or without the layer.
     """
-    settings, spoken = config["datastore"], config["spoken"]
-    documents, device = Documents.open(inputs["text"]), accelerator(context.runtime)
+    total = int(first_keys(_windows(config, inputs))[-1])
+    # what the model says is of a text that is evaluated, which is short
+    write_datastore(_write, config, inputs, folder, context, total, 1 if config["spoken"] else context.runtime.devices)
+    metrics = {"keys": float(total)}
+    if config["spoken"]:
+        metrics["perplexity"] = float(np.exp(-np.load(folder / "lm.npy").mean(dtype=float)))
+    return metrics
+
+
+def _windows(config: Any, inputs: dict[str, Path]) -> TextWindows:
+    return open_windows(inputs, config["datastore"].tokens, 1, config["datastore"].stride)
+
+
+def _write(config: Any, inputs: dict[str, Path], folder: Path, context: Context, device: str, **options: Any) -> None:
+    settings, documents = config["datastore"], Documents.open(inputs["text"])
     weights = inputs["model"] / WEIGHTS if "model" in inputs else None
     model = open_language_model(config["model"], documents.vocab_size, weights).to(device)
     model_name = inputs["model"].name if "model" in inputs else f"{config['model'].name}@{config['model'].revision}"
     made_of = {"text": inputs["text"].name, "model": model_name, "key": settings.key}
-    windows = open_windows(inputs, settings.tokens, 1, settings.stride)
-    writer = DatastoreWriter(folder / "datastore", model.width, documents.vocab_size, made_of, settings.dtype)
-    return write_keys(model, windows, writer, settings, folder if spoken else None, context, device)
+    writer = DatastoreWriter(folder / DATASTORE, model.width, documents.vocab_size, made_of, settings.dtype, **options)
+    spoken = folder if config["spoken"] else None
+    write_keys(model, _windows(config, inputs), writer, settings, spoken, context, device)
 
 
 def write_keys(
@@ -53,16 +66,18 @@ def write_keys(
     spoken: Path | None,
     context: Context,
     device: str,
-) -> dict[str, float]:
-    """Write all windows' keys, from where the writer is."""
+) -> None:
+    """Write all windows' keys, from where the writer is to where it stops."""
     first = first_keys(windows)
-    together = GROUP * settings.batch_size
+    together, begun = GROUP * settings.batch_size, writer.first
     arrays = {name: _open_array(spoken / f"{name}.npy", int(first[-1]), writer.count) for name in SPOKEN if spoken}
     with model.keys(settings.key) as seen:
         for low in range(0, len(windows), together):
             high = min(low + together, len(windows))
             if writer.count >= first[high]:
                 continue
+            if writer.stop <= first[low]:
+                break
             # [keys of the group, width], and what is said there
             keys = np.empty((first[high] - first[low], model.width), np.float32)
             values = np.empty(len(keys), np.int64)
@@ -71,7 +86,8 @@ def write_keys(
                 some = order[start : start + settings.batch_size]
                 batch = windows.batch(some)
                 scored = batch["scored"]
-                with torch.inference_mode(), torch.autocast(device, torch.bfloat16, settings.precision == "bf16"):
+                kind = torch.device(device).type
+                with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, settings.precision == "bf16"):
                     hidden = model.hidden(batch["ids"].to(device))
                     at = np.concatenate([np.arange(first[w], first[w + 1]) for w in some])
                     kept = scored.to(device)
@@ -86,12 +102,8 @@ def write_keys(
             for array in arrays.values():
                 array.flush()
             writer.append(keys, values, int(first[low]))
-            context.progress(high, len(windows))
+            context.progress(writer.count - begun, min(writer.stop, int(first[-1])) - begun)
     writer.close()
-    metrics = {"keys": float(first[-1])}
-    if arrays:
-        metrics["perplexity"] = float(np.exp(-arrays["lm"].mean(dtype=float)))
-    return metrics
 
 
 def first_keys(windows: TextWindows) -> NDArray[np.int64]:
@@ -112,4 +124,4 @@ def _open_array(path: Path, count: int, written: int) -> np.memmap:
 
 def describe(folder: Path) -> dict[str, str]:
     """What a datastore is of."""
-    return dict(json.loads((folder / "datastore" / "datastore.json").read_text())["made_of"])
+    return dict(json.loads((folder / DATASTORE / SIDECAR).read_text())["made_of"])

@@ -16,11 +16,9 @@ from rlm.models.translation import (
 )
 from rlm.models.translation_config import TranslatorConfig
 from rlm.retrieval.datastore_writer import DatastoreWriter
+from rlm.stages.datastore_shares import DATASTORE, write_datastore
 from rlm.stages.mt_train import MODEL
 from rlm.stages.stage import Context
-from rlm.stages.training import accelerator
-
-DATASTORE = "datastore"
 
 
 def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) -> dict[str, float]:
@@ -29,16 +27,24 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     Raises:
         ValueError: the text has another vocabulary.
     """
-    settings = config["datastore"]
     text = ParallelText.open(inputs["text"])
-    model = open_translator(config["model"], inputs, text).to(accelerator(context.runtime))
     total = len(text.target.values)
+    write_datastore(_write, config, inputs, folder, context, total, context.runtime.devices)
+    return {"keys": total, "pairs": len(text)}
+
+
+def _write(config: Any, inputs: dict[str, Path], folder: Path, context: Context, device: str, **options: Any) -> None:
+    settings, text = config["datastore"], ParallelText.open(inputs["text"])
+    model = open_translator(config["model"], inputs, text).to(device)
+    share = options.get("share", range(len(text.target.values)))
     writer: DatastoreWriter | None = None
     first = 0
     with DecoderStates(model, settings.key) as states, torch.inference_mode():
         for batch in every_pair(text, settings.batch_size, IGNORED):
             count = int((batch["labels"] != IGNORED).sum())
-            if writer is None or first + count > writer.count:
+            if first >= share.stop:
+                break
+            if first + count > (share.start if writer is None else writer.count):
                 moved = {name: value.to(model.device) for name, value in batch.items()}
                 keys, values = token_states(model, states, moved)
                 if writer is None:
@@ -49,13 +55,13 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
                         vocabulary(model),
                         {**made_of, "text": inputs["text"].name},
                         settings.dtype,
+                        **options,
                     )
                 writer.append(keys.float(), values, first)
+                context.progress(writer.count - share.start, len(share))
             first += count
-            context.progress(first, total)
     assert writer is not None
     writer.close()
-    return {"keys": writer.count, "pairs": len(text)}
 
 
 def made_of_states(config: TranslatorConfig, key: str, inputs: dict[str, Path]) -> dict[str, str]:

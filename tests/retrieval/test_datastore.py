@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_writer import DatastoreWriter
+from rlm.retrieval.datastore_writer import DatastoreWriter, join_shares, shares
 
 DIM, COUNT, SHARD = 6, 50, 16
 MADE_OF = {"text": "documents-1", "model": "lm-1", "key": "ffn_input"}
@@ -124,6 +124,43 @@ def test_writer__when_killed_goes_on(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()} == {
         path.name: path.read_bytes() for path in undisturbed.iterdir()
     }
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3, 9])
+def test_shares__of_several_writers_are_one_datastore(tmp_path: Path, writers: int) -> None:
+    (keys, values), whole = arrays(), write(tmp_path / "whole")
+    written = shares(COUNT, writers, SHARD)
+    assert [key for share in written for key in share] == list(range(COUNT)) and len(written) == min(writers, 4)
+    for share in reversed(written):
+        # each is given all, in steps that are not those of the shards
+        writer = DatastoreWriter(tmp_path / "shared", DIM, 400, MADE_OF, shard=SHARD, share=share)
+        for low in range(0, COUNT, 7):
+            writer.append(keys[low : low + 7], values[low : low + 7], first=low)
+        assert (writer.first, writer.count) == (share.start, share.stop)
+        writer.close()
+    join_shares(tmp_path / "shared", written, SHARD)
+    for path in whole.iterdir():
+        assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes(), path.name
+    Datastore.open(tmp_path / "shared", **MADE_OF)
+
+
+def test_shares__of_a_writer_that_was_killed_go_on(tmp_path: Path) -> None:
+    keys, values = arrays()
+    share = shares(COUNT, 2, SHARD)[1]
+
+    def writer() -> DatastoreWriter:
+        return DatastoreWriter(tmp_path, DIM, 400, MADE_OF, shard=SHARD, share=share)
+
+    writer().append(keys[30:40], values[30:40], first=30)
+    assert (share, writer().count) == (range(32, 50), 40)
+    again = writer()
+    again.append(keys, values, first=0)
+    again.close()
+    assert writer().count == 50
+    (tmp_path / "keys-00003.bin").write_bytes(b"damaged")
+    assert writer().count == 32
+    # one writer's share is not taken for another's
+    assert DatastoreWriter(tmp_path, DIM, 400, MADE_OF, shard=SHARD, share=range(32, 48)).count == 32
 
 
 def test_writer__of_a_finished_datastore_has_nothing_to_do(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
-from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
+from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.segment import SAMPLED
 
 DIM, KEYS = 24, 3000

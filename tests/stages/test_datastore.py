@@ -8,16 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rlm.config import Runtime
 from rlm.data.config import DocumentsConfig, TrainedByteTokenizer
 from rlm.data.documents import Documents
+from rlm.errors import StageError
 from rlm.models.language_model import open_language_model
 from rlm.models.retro_training import load_retro
 from rlm.retrieval.datastore import Datastore
+from rlm.stages import datastore_shares
 from rlm.stages import documents as documents_stage
 from rlm.stages.knn_examples import key_places
 from rlm.stages.retro_train import WEIGHTS
 from tests.stages.knn_world import MODEL, NEWS, STORE, KnnWorld, made, passed, write_knn_world
 from tests.worlds import Surroundings
+
+OTHER_TOKENIZER = {"documents": DocumentsConfig(source=NEWS), "tokenizer": TrainedByteTokenizer(vocab_size=500)}
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +121,27 @@ def test_datastore__when_killed_goes_on(world: KnnWorld, tmp_path: Path) -> None
             assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(undisturbed)).read_bytes(), path.name
 
 
+@pytest.mark.slow
+def test_datastore__of_two_processes_is_that_of_one(
+    world: KnnWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datastore_shares, "SHARD", 700)
+    two = Surroundings(runtime=Runtime(device="cpu", devices=2))
+    for name, context in (("one", Surroundings()), ("two", two)):
+        passed(tmp_path / name, world.text, world.model, context=context)
+    assert len(list((tmp_path / "two" / "datastore").glob("keys-*.bin"))) > 3
+    for path in (tmp_path / "one" / "datastore").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / "datastore" / path.name).read_bytes(), path.name
+    (tmp_path / "two" / "datastore" / "datastore.json").unlink()
+    again = replace(two, runtime=Runtime(device="cpu", devices=2))
+    passed(tmp_path / "two", world.text, world.model, context=again)  # which the first processes had finished
+    Datastore.open(tmp_path / "two" / "datastore")
+    with pytest.raises(StageError, match="size mismatch|vocabulary"):
+        other = made(tmp_path / "other", documents_stage, OTHER_TOKENIZER, {})
+        passed(tmp_path / "store", other, world.model, context=two)
+
+
 def test_datastore__when_the_text_is_of_another_model(world: KnnWorld, tmp_path: Path) -> None:
-    first = {"documents": DocumentsConfig(source=NEWS), "tokenizer": TrainedByteTokenizer(vocab_size=500)}
-    other = made(tmp_path / "other", documents_stage, first, {})
+    other = made(tmp_path / "other", documents_stage, OTHER_TOKENIZER, {})
     with pytest.raises((ValueError, RuntimeError), match="size mismatch|vocabulary"):
         passed(tmp_path / "store", other, world.model)

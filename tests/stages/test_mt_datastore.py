@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from rlm.config import Runtime
 from rlm.data.parallel import ParallelText
 from rlm.models.translation import DecoderStates, load_translator
 from rlm.models.translation_config import TranslationDatastore
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_writer import DatastoreWriter
-from rlm.stages import mt_datastore
+from rlm.stages import datastore_shares, mt_datastore
 from rlm.stages.mt_train import MODEL as SAVED
-from tests.stages.mt_world import MODEL, datastore, made, write_translation_world
+from tests.stages.mt_world import MODEL, datastore, write_translation_world
 from tests.worlds import Surroundings
 
 
@@ -76,6 +77,18 @@ def test_run__goes_on_where_it_was_killed(world, tmp_path, monkeypatch) -> None:
     # the first batch is read again, since it tells the width; the second was written
     assert first == 3 and len(calls) - first == batches - 1
     for one, other in zip(contents(tmp_path / "run"), contents(world.datastore), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_run__of_two_processes_is_that_of_one(world, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datastore_shares, "SHARD", 500)
+    for name, devices in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        config = {"model": MODEL, "datastore": TranslationDatastore(batch_size=16)}
+        context = Surroundings(runtime=Runtime(device="cpu", devices=devices))
+        mt_datastore.run(config, {"text": world.law, "model": world.model}, tmp_path / name, context)
+    for one, other in zip(contents(tmp_path / "one"), contents(tmp_path / "two"), strict=True):
         assert np.array_equal(one, other)
 
 
