@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.workplace import TABLE
 from tests.faults.killer import Attempt, Killer, Moment, finished, predictions, results, without_costs
 
 SMALL = ("corpus.source", "pretraining_text.source", "tokenizer.source", "questions.encyclopedia.source")
 SETTINGS = ["encoder.dropout=0.1", *(f"{source}.entities=80" for source in SMALL)]
-OPTIONS = ("--scale", "micro", "--rows", "REALM", *(word for setting in SETTINGS for word in ("--set", setting)))
+OPTIONS = (TABLE, "--scale", "micro", "--rows", "REALM", *(word for setting in SETTINGS for word in ("--set", setting)))
 
 
 def reports(store: Path) -> dict[str, str]:

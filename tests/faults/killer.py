@@ -16,10 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from tests.end_to_end.workplace import TABLE, environment
+from tests.end_to_end.workplace import environment
 
 PATIENCE = 300  # seconds until a run that does not end is a failure
-COSTS = ("core_seconds", "gpu_seconds", "stages_without_cost")
+COSTS = ("core_seconds", "gpu_seconds", "stages_without_cost", "tokens_per_second")
+TIMES = ("events.jsonl", "builder.log", "speed.jsonl", "knn.json")
+"""Files that tell how long something took."""
+PREDICTIONS = {"evaluate-*/predictions.jsonl", "knn_evaluate-*/documents.jsonl", "mt_translate-*/translations.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Moment:
 
 # Stages by name; `refresh` is a new file among the snapshots of pre-training, `table` the time after the last stage,
 # `reports` that after the table was printed.
-MOMENTS = (
+REALM = (
     Moment("corpus", 1.5),
     Moment("salient_spans", 1.5),
     Moment("ict", 1.5),
@@ -46,6 +49,26 @@ MOMENTS = (
     Moment("zero_shot", 0.3),
     Moment("table", 4, 2),
     Moment("reports", 0.5, 2),
+)
+KNN_LM = (
+    Moment("documents", 0.5, 2),
+    Moment("retro_train", 2, 2),
+    Moment("datastore", 0.3, 4),
+    Moment("datastore_index", 0.2, 2),
+    Moment("knn_search", 0.2, 4),
+    Moment("knn_evaluate", 0.3, 2),
+    Moment("table", 2),
+    Moment("reports", 0.5),
+)
+KNN_MT = (
+    Moment("parallel", 0.5, 2),
+    Moment("mt_train", 2, 2),
+    Moment("mt_datastore", 0.3, 3),
+    Moment("datastore_index", 0.2),
+    Moment("mt_translate", 0.5, 5),
+    Moment("mt_score", 0.1, 2),
+    Moment("table", 2),
+    Moment("reports", 0.5),
 )
 
 
@@ -62,11 +85,11 @@ def snapshot_files(store: Path) -> set[str]:
 
 
 class Attempt:
-    """One process of `rlm run`, and what it has said so far."""
+    """One process of `rlm run`, and what it has said so far; options begin with the table."""
 
     def __init__(self, workplace: Path, options: tuple[str, ...]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rlm", "run", TABLE, *options],
+            [sys.executable, "-m", "rlm", "run", *options],
             cwd=workplace,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -173,19 +196,19 @@ def results(store: Path) -> dict[str, dict[str, str]]:
     hashes = {}
     for path in (store / "stages").glob("*/stage.json"):
         files = json.loads(path.read_text())["files"]
-        hashes[path.parent.name] = {
-            name: file["sha256"] for name, file in files.items() if not name.endswith(("events.jsonl", "builder.log"))
-        }
+        hashes[path.parent.name] = {name: file["sha256"] for name, file in files.items() if not name.endswith(TIMES)}
     return hashes
 
 
 def predictions(store: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in (store / "stages").glob("evaluate-*/predictions.jsonl")}
+    """What the table's figures are computed from."""
+    found = (path for pattern in PREDICTIONS for path in (store / "stages").glob(pattern))
+    return {path.parent.name: path.read_text() for path in found}
 
 
 def table(workplace: Path, options: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows that `rlm table` prints, without their costs."""
-    command = [sys.executable, "-m", "rlm", "table", TABLE, *options, "--format", "csv"]
+    """The rows that `rlm table` prints, without what is measured in time."""
+    command = [sys.executable, "-m", "rlm", "table", *options, "--format", "csv"]
     done = subprocess.run(command, cwd=workplace, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return without_costs(done.stdout)
@@ -193,4 +216,4 @@ def table(workplace: Path, options: tuple[str, ...]) -> list[dict[str, str]]:
 
 def without_costs(text: str) -> list[dict[str, str]]:
     rows = csv.DictReader(io.StringIO(text))
-    return [{name: value for name, value in row.items() if name not in COSTS} for row in rows]
+    return [{name: value for name, value in row.items() if not name.startswith(COSTS)} for row in rows]
