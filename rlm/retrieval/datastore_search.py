@@ -155,7 +155,7 @@ class FaissSearch:
         if not rerank:
             return torch.from_numpy(distances[:, :k]), torch.from_numpy(ids[:, :k])
         parts = []
-        step = QUERIES if self._held is None else max(1, RANKED // (depth * self.store.dim))
+        step = QUERIES if self._held is None else max(1, RANKED["cpu"] // (depth * self.store.dim))
         for some, candidates in zip(queries.float().split(step), torch.from_numpy(ids).split(step), strict=True):
             again, order = ascending(squared_distances(some, self._keys(candidates)), k)
             parts.append((again, candidates.gather(1, order)))

@@ -17,8 +17,8 @@ from torch import Tensor
 from rlm.retrieval.config import ExactIndex
 from rlm.retrieval.exact import BIASES, CANDIDATES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts
 
-RANKED = 1 << 20
-"""Numbers of candidates' keys that are compared together: what the cache holds."""
+RANKED = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Numbers of candidates' keys that are compared together: on the CPU, what the cache holds."""
 SMALL = 4
 """At most this many keys in a group, where groups keep keys out."""
 MANY = 64
@@ -176,7 +176,7 @@ class Segment(Exact):
         place, outside = _places(counts)
         nearest = torch.full((len(queries), k), torch.inf, device=self.device)
         ids = torch.zeros(len(queries), k, dtype=torch.int64, device=self.device)
-        step = max(1, RANKED // (max(1, place.shape[1]) * self.dim))
+        step = max(1, RANKED[self.device.type] // (max(1, place.shape[1]) * self.dim))
         for low in range(0, len(queries), step):
             some = slice(low, low + step)
             most = int(counts[some].max())
