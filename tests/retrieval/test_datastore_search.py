@@ -10,7 +10,8 @@ from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
 from rlm.retrieval.datastore_writer import DatastoreWriter
-from rlm.retrieval.segment import SAMPLED
+from rlm.retrieval.segment import SAMPLED, Segment
+from tests.retrieval.test_exact import KINDS, embeddings_like
 
 DIM, KEYS = 24, 3000
 
@@ -57,6 +58,34 @@ def test_exact__finds_what_a_loop_finds(tmp_path: Path, states, k: int, segment,
     same = (ids.numpy() == wanted_ids) | (np.abs(distances.numpy() - wanted) < 1e-4 * (1 + wanted))
     assert same.all() and (ids.numpy() == wanted_ids).mean() > 0.999
     assert all(len(set(row)) == k for row in ids.tolist())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("segment", [None, 2500])
+def test_exact__of_many_neighbours_whatever_the_keys(tmp_path: Path, kind: str, dtype, segment) -> None:
+    """Where bfloat16 tells little apart, and all scores are below 0."""
+    keys = embeddings_like(kind, 5000, DIM)
+    queries = torch.from_numpy(np.concatenate([keys[:20], 1.1 * keys[20:30], embeddings_like("random", 9, DIM)]))
+    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex(dtype=dtype), segment=segment).search(queries, 96)
+    wanted, _ = by_hand(keys, queries, 96)
+    scale = float(np.square(keys.astype(float)).sum(1).max())
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-6 * scale)
+    own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+    np.testing.assert_allclose(own, wanted, rtol=1e-5, atol=1e-6 * scale)
+    assert all(len(set(row)) == 96 for row in ids.tolist())
+
+
+def test_exact__of_many_neighbours_looks_at_few_keys(tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked, looked = [], Segment._ranked
+
+    def counted(self, row, counts, queries, k):
+        ranked.append(counts)
+        return looked(self, row, counts, queries, k)
+
+    monkeypatch.setattr(Segment, "_ranked", counted)
+    ExactSearch(stored(tmp_path, states[0]), ExactIndex()).search(states[1][:50], 64)
+    assert 64 <= int(torch.cat(ranked).min()) <= int(torch.cat(ranked).max()) < 3 * 64
 
 
 def test_exact__gives_a_key_itself_the_distance_0(tmp_path: Path, states) -> None:
