@@ -28,13 +28,6 @@ def knn_log_probability(distances: Tensor, tokens: Tensor, targets: Tensor, temp
     return torch.logsumexp(found, -1) - torch.logsumexp(scores, -1)
 
 
-def knn_distribution(distances: Tensor, tokens: Tensor, temperature: float, vocab_size: int) -> Tensor:
-    """log p_kNN of every token, [..., k] to float32 [..., vocabulary]; arguments as `knn_log_probability`."""
-    weights = torch.softmax(_scores(distances, temperature), -1)
-    whole = weights.new_zeros(*weights.shape[:-1], vocab_size)
-    return whole.scatter_add_(-1, tokens, weights).log().float()
-
-
 def _scores(distances: Tensor, temperature: float) -> Tensor:
     if not temperature > 0:
         raise ValueError(f"temperature: found {temperature}; write a number above 0")

@@ -50,4 +50,7 @@ def interpolated(log_p: Tensor, distances: Tensor, tokens: Tensor, config: Neare
     mixed = log_p + torch.log1p(-weight)
     voted = torch.logaddexp(mixed.gather(1, tokens), weight.log() + sums.gather(1, tokens).log())
     forbidden = torch.isneginf(log_p)
-    return mixed.scatter_(1, tokens, voted).masked_fill_(forbidden, -torch.inf)
+    mixed = mixed.scatter_(1, tokens, voted).masked_fill_(forbidden, -torch.inf)
+    if config.weight == 1:  # where all that neighbours name is forbidden, the model decides
+        mixed = torch.where(torch.isneginf(mixed).all(1, keepdim=True), log_p, mixed)
+    return mixed

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from rlm.data.pretrained import locate
+from rlm.errors import ConfigError
 from rlm.models.decoders import Decoder, RotaryDecoder
 from rlm.models.knn_config import KeyFunction, PretrainedLanguageModel
 from rlm.models.retro_config import RetroConfig
@@ -20,9 +21,13 @@ SEEN = {"output": "input", "output_normalized": "output"}
 """What of the last norm of the model is the key; of the norms of a layer, `..._before_norm` is what goes in."""
 LAYERS = ("h", "layers", "decoder.layers")
 NORMS = {
-    "ffn_input": ("ln_2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm"),
+    # the last two where attention and feed-forward read the same (GPT-J, Falcon, Phi)
+    "ffn_input": (
+        *("ln_2", "pre_feedforward_layernorm", "post_attention_layernorm", "final_layer_norm"),
+        *("ln_1", "input_layernorm"),
+    ),
     "attention_input": ("ln_1", "input_layernorm", "self_attn_layer_norm"),
-    "output": ("ln_f", "norm", "final_layer_norm", "decoder.final_layer_norm", "final_layernorm"),
+    "output": ("ln_f", "norm", "final_layer_norm", "decoder.final_layer_norm", "final_layernorm", "layer_norm"),
 }
 """What models of transformers call them."""
 READERS = {"ffn_input": ("mlp", "fc1", "feed_forward", "ffn"), "attention_input": ("attn", "attention")}
@@ -188,11 +193,18 @@ def open_language_model(
 
     Raises:
         ValueError: a checkpoint with another vocabulary than the text.
+        ConfigError: no checkpoint, or not one of a causal language model.
     """
     if isinstance(config, RetroConfig):
         assert weights is not None
         return ScratchLanguageModel(load_retro(config, vocab_size, weights).decoder).eval()
-    model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.name: `{config.name}` gives no causal language model ({str(error).splitlines()[0]}); write the path"
+            " of a downloaded checkpoint, such as of openai-community/gpt2"
+        ) from error
     if model.config.vocab_size < vocab_size:
         raise ValueError(
             f"{config.name} has a vocabulary of {model.config.vocab_size}, the text of {vocab_size}; "

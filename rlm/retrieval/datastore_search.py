@@ -14,11 +14,12 @@ from torch import Tensor
 
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
+from rlm.retrieval.exact import scanned_type
 from rlm.retrieval.faiss_indexes import (
     CODES,
     FILE,
     SAMPLED_POINTS,
-    TRAINING_POINTS,
+    fewer_lists,
     import_faiss,
     read_index,
     to_array,
@@ -32,8 +33,6 @@ HELD = 1 << 31
 each time."""
 FREE = 0.6
 """Share of a GPU's free memory that may be held."""
-SCANNED = 2
-"""Bytes of a number that is scanned, in bfloat16."""
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
 QUERIES = 64
@@ -90,7 +89,8 @@ class ExactSearch:
         # copies: views would keep all pages resident
         sample = np.concatenate([keys[-first % step :: step].copy() for first, keys in store.slices()])
         self._centre = torch.from_numpy(sample).float().mean(0)
-        kind, row = self.devices[0].type, (store.shards[0].keys.itemsize + SCANNED) * store.dim
+        kind, scanned = self.devices[0].type, scanned_type(config, self.devices[0]).itemsize
+        row = (store.shards[0].keys.itemsize + scanned) * store.dim
         held = HELD if kind == "cpu" else int(FREE * torch.cuda.mem_get_info(self.devices[0])[0])
         hold = row * len(store) <= held * len(devices)
         # the fewer segments, the fewer keys are looked at that are not among the nearest of all
@@ -199,7 +199,7 @@ def build_faiss(config: FaissFlat | FaissIvfPq, store: Datastore) -> Any:
                 f"index.sub_quantizers: {config.sub_quantizers} do not divide the keys' width of {store.dim}; write a "
                 "divisor"
             )
-        lists = min(config.lists, max(1, len(store) // TRAINING_POINTS))
+        lists = fewer_lists(config, len(store))
         index = faiss.IndexIVFPQ(faiss.IndexFlatL2(store.dim), store.dim, lists, config.sub_quantizers, 8)
         index.pq.cp.min_points_per_centroid = 1  # else a warning for each sub-quantizer
         sample = np.random.default_rng(0).permutation(len(store))[: SAMPLED_POINTS * max(lists, CODES)]

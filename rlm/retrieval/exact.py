@@ -56,7 +56,7 @@ class Exact(Index):
 
     Args:
         config: `dtype` of the scan; bfloat16 halves its memory (a copy of the embeddings) and is used where the device
-            is fast at it. float32 scans the embeddings where they are.
+            is fast at it. float32 scans the embeddings where they are, or with a bias a copy.
         embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map, to which nobody writes.
         device: scans there; candidates are re-ranked where `embeddings` lie.
         bias: float32 [passages], added to every score of a passage, which is then x z + b.
@@ -84,14 +84,17 @@ class Exact(Index):
         self._biases = 0 if bias is None else BIASES
         self._bias = 0.0 if bias is None else float(bias.abs().max())
         self._positive = True
-        if config.dtype == "bfloat16" and has_fast_bfloat16(self.device):
-            wide = self.dim + self._biases + self.ones
-            self._scanned = torch.empty(self.size, wide, dtype=torch.bfloat16, device=self.device)
+        low = scanned_type(config, self.device)
+        copied = low == torch.bfloat16 or bias is not None
+        wide = self.dim + self._biases + self.ones
+        self._scanned = (
+            torch.empty(self.size, wide, dtype=low, device=self.device)
+            if copied
+            else self.embeddings.to(self.device, low)
+        )
+        centre = torch.zeros((), device=self.device)
+        if low == torch.bfloat16:
             centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
-        else:
-            self._scanned, centre = self.embeddings.to(self.device, torch.float32), torch.zeros((), device=self.device)
-            if bias is not None:
-                self._scanned = torch.nn.functional.pad(self._scanned, (0, BIASES + self.ones))
         self._moved = centre
         """What the scanned embeddings are less than the embeddings: [dim], or 0."""
         self._memory: dict[str, Tensor] = {}
@@ -99,7 +102,7 @@ class Exact(Index):
         for start in range(0, self.size, ROWS):
             rows = self.embeddings[start : start + ROWS].to(self.device, torch.float32) - centre
             scanned = self._scanned[start : start + ROWS, : self.dim]
-            if scanned.dtype == torch.bfloat16:
+            if copied:
                 scanned.copy_(rows)
             if bias is not None:
                 parts = self._scanned[start : start + ROWS, self.dim :]
@@ -262,6 +265,11 @@ class Exact(Index):
         path = folder / "embeddings.npy"
         if not path.exists():
             np.save(path, self.embeddings.float().cpu().numpy())
+
+
+def scanned_type(config: ExactIndex | ShardedExact, device: torch.device) -> torch.dtype:
+    """Of the numbers that are scanned there."""
+    return torch.bfloat16 if config.dtype == "bfloat16" and has_fast_bfloat16(device) else torch.float32
 
 
 def in_parts(numbers: Tensor, dtype: torch.dtype) -> Tensor:

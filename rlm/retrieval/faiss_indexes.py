@@ -161,9 +161,7 @@ class IvfPq(FaissIndex):
                 f"index.sub_quantizers: {config.sub_quantizers} does not divide the embeddings' width of {dim}; "
                 f"write {fitting}"
             )
-        lists = min(config.lists, max(1, count // TRAINING_POINTS))
-        if lists < config.lists:
-            log.warning("ivf_pq: %d lists rather than %d, for %d passages are few", lists, config.lists, count)
+        lists = fewer_lists(config, count)
         coarse = faiss.IndexFlatIP(dim)
         index = faiss.IndexIVFPQ(coarse, dim, lists, config.sub_quantizers, 8, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1  # else a warning for each sub-quantizer
@@ -227,6 +225,14 @@ class Hnsw(FaissIndex):
         if short.any():
             scores[short], ids[short] = faiss.downcast_index(self.index.storage).search(queries[short], k)
         return scores, ids
+
+
+def fewer_lists(config: FaissIvfPq, vectors: int) -> int:
+    """Those of the configuration, or as many as so many vectors can train."""
+    lists = min(config.lists, max(1, vectors // TRAINING_POINTS))
+    if lists < config.lists:
+        log.warning("ivf_pq: %d lists rather than %d, for %d vectors are few", lists, config.lists, vectors)
+    return lists
 
 
 FAISS_KINDS: dict[str, type[FaissIndex]] = {"faiss_flat": Flat, "ivf_pq": IvfPq, "hnsw": Hnsw}

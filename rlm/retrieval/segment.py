@@ -78,7 +78,7 @@ class Segment(Exact):
         return self._ranked(*found.keys(torch.zeros_like(least)), queries, k)
 
     def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
-        if not self._samples(k):
+        if not positive or not self._samples(k):
             return super()._best(queries, k, positive)
         low = queries.to(self._scanned.dtype)
         likely = (
@@ -92,12 +92,15 @@ class Segment(Exact):
         reached = found.reached(k)
         half_a_unit = torch.finfo(low.dtype).eps / 2
         needed = (1 - SLACK * half_a_unit) * reached.double() - 2 * self._error(queries, low, least)
-        if not bool((needed >= 0).all()):  # the sample was not like the rest
-            return super()._best(queries, k, positive)
-        return self._ranked(*found.keys(needed), queries, k)
+        nearest, rows = self._ranked(*found.keys(needed.clamp(min=0)), queries, k)
+        short = (needed < 0).nonzero().squeeze(1)  # for these the sample was not like the rest
+        for some in short.split(super()._together(k)) if len(short) else ():
+            nearest[some], rows[some] = super()._best(queries[some], k)
+        return nearest, rows
 
     def _samples(self, k: int) -> bool:
-        return k >= MANY and 2 * SAMPLED * _sampled(k) < self.size
+        # below, groups are too few for each to have but one of the k
+        return k >= MANY and max(2 * SAMPLED * _sampled(k), 2 * GROUP * k) < self.size
 
     def _together(self, k: int) -> int:
         return QUERIES if self._samples(k) else super()._together(k)

@@ -46,7 +46,9 @@ def check_search(name: str, index: IndexConfig, width: int | None) -> list[str]:
 def search_in_words(index: ExactIndex | FaissFlat | FaissIvfPq) -> str:
     """How keys are found."""
     if isinstance(index, FaissIvfPq):
-        return f"IVF-PQ with {'distances from the full keys' if index.rerank else 'quantised distances'}"
+        found = f"IVF-PQ ({index.lists} lists at most, {index.probes} probed, {index.sub_quantizers} sub-quantizers)"
+        again = f"distances from the full keys of {index.rerank} times k" if index.rerank else "quantised distances"
+        return f"{found} with {again}"
     return "exact search"
 
 

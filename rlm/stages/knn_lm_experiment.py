@@ -5,17 +5,16 @@ from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any
 
-from rlm.data.config import DocumentsConfig, PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
+from rlm.data.config import DocumentsConfig, TextTokenizerConfig, TrainedByteTokenizer
 from rlm.models.knn_config import (
     DatastoreConfig,
     KnnEvaluateConfig,
     KnnSearchConfig,
     LanguageModelConfig,
-    PretrainedLanguageModel,
 )
 from rlm.models.retro_config import RetroConfig, RetroTrainConfig, ScratchDecoder
 from rlm.retrieval.config import FaissIvfPq
-from rlm.stages.checks import check_search, check_training, search_in_words
+from rlm.stages.checks import search_in_words
 from rlm.stages.columns import (
     Against,
     Column,
@@ -29,7 +28,7 @@ from rlm.stages.columns import (
 )
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
-from rlm.stages.text_stages import check_documents, check_windows, documents_stage
+from rlm.stages.text_stages import documents_stage
 
 
 def _over_lambda_and_k(grid: Mapping[str, Any]) -> tuple[list[float], list[float], list[list[float]]]:
@@ -50,7 +49,10 @@ def _example(line: Mapping[str, Any]) -> list[str]:
     ]
 
 
-KNN_LM_AGAINST = (Against(title="Perplexity by the size of the datastore", y="perplexity", x="keys"),)
+KNN_LM_AGAINST = (
+    Against(title="Perplexity by the size of the datastore", y="perplexity", x="keys"),
+    Against(title="Tokens helped by the size of the datastore", y="tokens_helped", x="keys"),
+)
 KNN_LM_HEAT_MAPS = (
     HeatMap(
         title="Perplexity of the development text over lambda and k, at the best temperature",
@@ -191,7 +193,7 @@ def knn_lm_stages(
         found = {"queries": stages["queries"], **searching}
         inputs["search"] = stages["search"] = Stage(name="knn_search", config=e.search, inputs=found)
         inputs |= {f"{role}_text": stages[f"{role}_text"] for role in searching if role != "index"}
-    if _tuned(e.evaluate):
+    if tuned(e.evaluate):
         development = documents_stage(e.development_texts[dataset], text, content)
         inputs["dev_text"] = development
         inputs["dev_queries"] = stages["dev_queries"] = passed(development, "development_", asking, spoken=True)
@@ -205,99 +207,10 @@ def knn_lm_stages(
     return stages
 
 
-def _tuned(evaluate: KnnEvaluateConfig) -> bool:
+def tuned(evaluate: KnnEvaluateConfig) -> bool:
     """Whether anything is chosen on the development text."""
     knn, cache = evaluate.knn, evaluate.cache
     values = [] if knn is None else [knn.k, knn.temperature, knn.weight]
     return any(
         isinstance(value, str) for value in [*values, *([] if cache is None else [cache.flatness, cache.weight])]
     )
-
-
-def check_knn_lm(experiment: KnnLmExperiment) -> list[str]:
-    """What does not fit together, each as `dotted.name: what was found and what to write instead`."""
-    e = experiment
-    texts: dict[str, DocumentsConfig] = {"training_text": e.training_text}
-    named: Mapping[str, Mapping[str, DocumentsConfig]] = {
-        "development_texts": e.development_texts,
-        "evaluation_texts": e.evaluation_texts,
-        "datastore_texts": e.datastore_texts,
-    }
-    texts |= {f"{where}.{name}": text for where, some in named.items() for name, text in some.items()}
-    mistakes = [mistake for name, text in texts.items() for mistake in check_documents(name, text)]
-    mistakes += check_windows("datastore.tokens", e.datastore.tokens, 1, e.datastore.stride)
-    if e.datastore.batch_size < 1:
-        mistakes.append(f"datastore.batch_size: found {e.datastore.batch_size}; write at least 1")
-    absent = sorted(set(e.evaluation_texts) - set(e.development_texts))
-    if _tuned(e.evaluate) and absent:
-        mistakes.append(f"development_texts: none of {', '.join(absent)}, on which to tune; name one, or write numbers")
-    for name in sorted(set(e.evaluation_texts) & set(e.development_texts)):
-        measured, tuned_on = e.evaluation_texts[name], e.development_texts[name]
-        low, high = max(measured.part[0], tuned_on.part[0]), min(measured.part[1], tuned_on.part[1])
-        if measured.source == tuned_on.source and low < high:
-            mistakes.append(
-                f"development_texts.{name}.part: documents from {low:g} to {high:g} of the source are evaluated, too;"
-                " nothing may be tuned on them"
-            )
-    return mistakes + _datastores(e) + _model(e) + _search(e) + _interpolation(e)
-
-
-def _datastores(e: KnnLmExperiment) -> list[str]:
-    mistakes = []
-    known = [TRAINING, *e.datastore_texts]
-    unknown = [name for name in e.datastores if name not in known]
-    if unknown or not e.datastores or len(set(e.datastores)) < len(e.datastores):
-        mistakes.append(f"datastores: found {list(e.datastores)}; name one or more of {', '.join(known)}, each once")
-    if not 0 < e.datastore_fraction <= 1:
-        mistakes.append(f"datastore_fraction: found {e.datastore_fraction}; write a share above 0, at most 1")
-    return mistakes
-
-
-def _model(e: KnnLmExperiment) -> list[str]:
-    if isinstance(e.model, PretrainedLanguageModel):
-        if not isinstance(e.tokenizer, PretrainedTokenizer):
-            return [
-                f"tokenizer.kind: found {e.tokenizer.kind}, but the language model is a checkpoint with a vocabulary of"
-                f" its own; write {{kind: pretrained, name: {e.model.name}}}"
-            ]
-        if e.tokenizer.name != e.model.name:
-            return [
-                f"tokenizer.name: found {e.tokenizer.name}, but the language model reads its own; write {e.model.name}"
-            ]
-        return []
-    if e.train is None:
-        return ["train: none, but the language model is from scratch; say how to train it"]
-    mistakes = check_training("train.training", e.train.training)
-    if e.train.tokens < 2:
-        mistakes.append(f"train.tokens: found {e.train.tokens}; write at least 2")
-    if e.model.layers < 1:
-        mistakes.append(f"model.layers: found {e.model.layers}; write at least 1")
-    if e.model.heads < 1 or e.model.hidden_size < 1 or e.model.hidden_size % (2 * e.model.heads):
-        mistakes.append(
-            f"model.hidden_size: {e.model.hidden_size} is no multiple of 2 * heads ({e.model.heads}), as rotary"
-            " positions need"
-        )
-    return mistakes
-
-
-def _search(e: KnnLmExperiment) -> list[str]:
-    mistakes = []
-    if e.search.k < 1:
-        mistakes.append(f"search.k: found {e.search.k}; write at least 1")
-    width = e.model.hidden_size if isinstance(e.model, ScratchDecoder) else None
-    return mistakes + check_search("search.index", e.search.index, width)
-
-
-def _interpolation(e: KnnLmExperiment) -> list[str]:
-    knn, cache = e.evaluate.knn, e.evaluate.cache
-    mistakes = []
-    if knn is not None and not isinstance(knn.k, str) and not 1 <= knn.k <= e.search.k:
-        mistakes.append(f"evaluate.knn.k: {knn.k} neighbours, of {e.search.k} searched; write 1 to {e.search.k}")
-    if knn is not None and not isinstance(knn.temperature, str) and not knn.temperature > 0:
-        mistakes.append(f"evaluate.knn.temperature: found {knn.temperature}; write a number above 0, or `tuned`")
-    for name, part in (("knn", knn), ("cache", cache)):
-        if part is not None and not isinstance(part.weight, str) and not 0 <= part.weight <= 1:
-            mistakes.append(f"evaluate.{name}.weight: found {part.weight}; lambda lies in [0, 1]")
-    if cache is not None and cache.tokens < 1:
-        mistakes.append(f"evaluate.cache.tokens: found {cache.tokens}; write at least 1")
-    return mistakes

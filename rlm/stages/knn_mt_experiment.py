@@ -165,7 +165,9 @@ def knn_mt_stages(
 
 def _domain(e: KnnMtExperiment, dataset: str, name: str) -> str:
     """The domain that `own`, `wrong` or a name means."""
-    return {OWN: dataset, WRONG: e.domains[dataset].wrong or dataset}.get(name, name)
+    found = {OWN: dataset, WRONG: e.domains[dataset].wrong}.get(name, name)
+    assert found is not None, "checked"
+    return found
 
 
 def _content(pairs: ParallelConfig, content: Callable[[Any], str]) -> str:
@@ -189,12 +191,12 @@ def _names(e: KnnMtExperiment) -> list[str]:
                 f"domains.{name}: the domain, `elsewhere` ({domain.elsewhere}) and `wrong` ({domain.wrong}) must be"
                 " different, or what a datastore costs outside its domain is not seen"
             )
+        if WRONG in e.datastore.of and domain.wrong is None:
+            mistakes.append(f"domains.{name}.wrong: none, but `datastore.of` asks for `wrong`; name a domain")
         mistakes += [*_shares(f"domains.{name}.train", domain.train), *_shares(f"domains.{name}.test", domain.test)]
     for place, name in named:
         if name not in e.domains:
             mistakes.append(f"{place}: no domain `{name}`; {nearest(name, e.domains)}")
-    if WRONG in e.datastore.of and all(domain.wrong is None for domain in e.domains.values()):
-        mistakes.append("datastore.of: `wrong`, but no domain names one; write it as `domains.<domain>.wrong`")
     if len(set(e.datastore.of)) < len(e.datastore.of):
         mistakes.append(f"datastore.of: found {list(e.datastore.of)}; name each once")
     if not e.datastore.of:

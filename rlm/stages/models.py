@@ -14,12 +14,12 @@ from rlm.stages.experiment import (
     realm_measured_on,
     realm_stages,
 )
+from rlm.stages.knn_lm_checks import check_knn_lm
 from rlm.stages.knn_lm_experiment import (
     KNN_LM_AGAINST,
     KNN_LM_EXAMPLES,
     KNN_LM_HEAT_MAPS,
     KnnLmExperiment,
-    check_knn_lm,
     knn_lm_columns,
     knn_lm_datasets,
     knn_lm_measured_on,

@@ -102,7 +102,9 @@ def _finished(part: Path) -> list[dict[str, Any]]:
 
 def _nearest(config: Any, inputs: dict[str, Path], context: Context) -> Nearest:
     """The search of the joined datastores."""
-    datastore = open_stores(inputs, **made_of_states(config["model"], config["key"], inputs))
+    datastore, k = open_stores(inputs, **made_of_states(config["model"], config["key"], inputs)), config["decode"].knn.k
+    if k > len(datastore):
+        raise ValueError(f"decode.knn.k: {k} neighbours of a datastore of {len(datastore)} keys; write at most so many")
     return nearest_tokens(open_search(config["search"], datastore, inputs.get("index"), searching(context)), datastore)
 
 

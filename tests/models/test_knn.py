@@ -13,7 +13,6 @@ from rlm.models.knn import (
     gate_features,
     grid_nats,
     interpolate,
-    knn_distribution,
     knn_log_probability,
     prefix_log_probabilities,
     train_gate,
@@ -58,16 +57,6 @@ def test_knn_log_probability__of_what_exp_cannot_hold() -> None:
     # the only neighbour with the target is 10,000 temperatures away
     got = knn_log_probability(torch.tensor([[0.0, 1e4]]), torch.tensor([[1, 2]]), torch.tensor([2]), 1.0)
     np.testing.assert_allclose(got, [-1e4], rtol=1e-12)
-
-
-def test_knn_distribution__has_the_probability_of_every_target(found) -> None:
-    distances, tokens, _, _ = found
-    whole = knn_distribution(distances, tokens, 5.0, VOCABULARY)
-    for target in range(VOCABULARY):
-        alone = knn_log_probability(distances, tokens, torch.full((TOKENS,), target), 5.0)
-        np.testing.assert_allclose(whole[:, target].exp(), alone.exp(), rtol=1e-6)
-    assert bool((whole[:, VOCABULARY - 1] == -torch.inf).all()), "no neighbour has it"
-    np.testing.assert_allclose(whole.exp().sum(1), 1, rtol=1e-6)
 
 
 def test_prefix_log_probabilities__are_those_of_each_k_alone(found) -> None:

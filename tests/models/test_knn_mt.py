@@ -50,6 +50,13 @@ def test_interpolated__keeps_what_is_forbidden() -> None:
     assert found[0, 7] == -torch.inf and torch.isfinite(found[0, 8])
 
 
+def test_interpolated__with_lambda_1_of_neighbours_that_are_forbidden_is_the_model() -> None:
+    log_p = torch.full((2, V), -torch.inf)
+    log_p[:, 7] = 0.0
+    found = interpolated(log_p, torch.zeros(2, 1), torch.tensor([[8], [7]]), NearestTokens(weight=1.0))
+    assert torch.equal(found, log_p)
+
+
 def test_interpolated__of_far_neighbours_does_not_underflow() -> None:
     log_p = torch.zeros(1, V).log_softmax(-1)
     found = interpolated(log_p, torch.tensor([[1e6, 1e6 + 1]]), torch.tensor([[3, 4]]), NearestTokens(temperature=1.0))
@@ -88,6 +95,16 @@ def test_generate__with_lambda_0_is_that_of_transformers(kind: str) -> None:
     found = generate(model, given, NearestTokens(weight=0.0), memory(model, given))
     assert torch.equal(found.sequences, expected.sequences)
     assert torch.equal(found.sequences_scores, expected.sequences_scores), "bit for bit"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate__with_next_to_no_weight_is_that_of_transformers(kind: str) -> None:
+    """Unlike lambda = 0, by the whole computation."""
+    model, given = made(kind), batch()
+    expected = generate(model, given)
+    found = generate(model, given, NearestTokens(weight=1e-9, k=3), memory(model, given))
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

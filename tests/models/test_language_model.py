@@ -9,21 +9,30 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     CohereConfig,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MarianConfig,
     MptConfig,
     MptForCausalLM,
     Olmo2Config,
     OPTConfig,
     OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    T5Config,
 )
 
+from rlm.errors import ConfigError
 from rlm.models.knn_config import PretrainedLanguageModel
 from rlm.models.language_model import open_language_model
 
@@ -56,6 +65,24 @@ FAMILIES = {
         )
     ),
 }  # fmt: skip
+SHAPE = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+BESIDE = {
+    "gptj": (
+        lambda: GPTJForCausalLM(
+            GPTJConfig(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=2, n_head=2, rotary_dim=4, n_positions=16)
+        ),
+        lambda model: model.transformer.h[-1].mlp.fc_in,
+    ),
+    "falcon": (
+        lambda: FalconForCausalLM(FalconConfig(**SHAPE)),
+        lambda model: model.transformer.h[-1].mlp.dense_h_to_4h,
+    ),
+    "phi": (
+        lambda: PhiForCausalLM(PhiConfig(**SHAPE, intermediate_size=32)),
+        lambda model: model.model.layers[-1].mlp.fc1,
+    ),
+}
+"""Models whose attention and feed-forward stand side by side, and what reads the norm."""
 FEED_FORWARD = {
     "gpt2": lambda model: model.transformer.h[-1].mlp.c_fc,
     "llama": lambda model: model.model.layers[-1].mlp.gate_proj,
@@ -89,6 +116,29 @@ def test_ffn_input__is_what_the_last_feed_forward_reads(saved) -> None:
         model(IDS)
     found = keys(open_language_model(config, VOCABULARY, None), "ffn_input")
     torch.testing.assert_close(found, read[0].reshape(2, LENGTH, WIDTH))
+
+
+@pytest.mark.parametrize("family", list(BESIDE))
+def test_ffn_input__where_attention_and_feed_forward_read_the_same(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, reader = BESIDE[family]
+    model = model().eval()
+    model.save_pretrained(tmp_path)
+    read: list[torch.Tensor] = []
+    reader(model).register_forward_pre_hook(lambda module, arguments: read.append(arguments[0]))
+    with torch.inference_mode():
+        model(IDS)
+    opened = open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
+    for function in ("ffn_input", "attention_input"):
+        torch.testing.assert_close(keys(opened, function), read[0].reshape(2, LENGTH, WIDTH))
+
+
+def test_open__when_it_is_no_causal_language_model(tmp_path: Path) -> None:
+    MarianConfig().save_pretrained(tmp_path / "config-only")
+    T5Config().save_pretrained(tmp_path / "t5")
+    for name in ("nothing", "config-only", "t5"):
+        with pytest.raises(ConfigError, match=f"model.name: `.*{name}` gives no causal language model"):
+            open_language_model(PretrainedLanguageModel(name=str(tmp_path / name)), VOCABULARY, None)
 
 
 def test_output__is_what_the_last_layer_gives(saved) -> None:

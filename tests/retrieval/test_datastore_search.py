@@ -1,5 +1,6 @@
 """Nearest keys against a loop in float64 over the whole datastore."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
 from rlm.retrieval.datastore_writer import DatastoreWriter
+from rlm.retrieval.exact import Exact
 from rlm.retrieval.segment import SAMPLED, Segment
 from tests.retrieval.test_exact import KINDS, embeddings_like
 
@@ -102,13 +104,24 @@ def test_exact__when_another_corpus_is_appended(tmp_path: Path, states) -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, whole, strict=True))
 
 
-def test_exact__of_many_neighbours_when_the_sample_is_not_like_the_rest(tmp_path: Path, states) -> None:
+def test_exact__of_many_neighbours_when_the_sample_is_not_like_the_rest(
+    tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys, queries = states[0].copy(), states[1]
     keys[::SAMPLED] = keys[0]  # all of the sample: as near to some queries as nothing else, far from others
-    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex()).search(queries, 100)
-    wanted, wanted_ids = by_hand(keys, queries, 100)
+    search, fallen = ExactSearch(stored(tmp_path, keys), ExactIndex()), []
+    best = Exact._best
+
+    def counted(self, queries, k, positive=True):
+        fallen.append(len(queries))
+        return best(self, queries, k, positive)
+
+    monkeypatch.setattr(Exact, "_best", counted)
+    distances, ids = search.search(queries, 64)
+    wanted, wanted_ids = by_hand(keys, queries, 64)
     np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-5)
     assert (ids.numpy() == wanted_ids).mean() > 0.999
+    assert 0 < max(fallen) < len(queries), "only those are searched again"
 
 
 def test_exact__of_many_neighbours_when_all_keys_are_equal(
@@ -162,6 +175,19 @@ def test_ivf_pq__finds_most(tmp_path: Path, states, rerank: int, least: float) -
         np.testing.assert_allclose(distances, own, rtol=1e-5, atol=1e-5)
     else:
         assert np.abs(distances.numpy() - own).max() > 1e-2, "quantised distances are not those of the keys"
+
+
+def test_ivf_pq__with_distances_from_the_full_keys_orders_what_the_quantised_found(tmp_path: Path, states) -> None:
+    keys, queries = states
+    store, built = stored(tmp_path, keys), FaissIvfPq(lists=16, sub_quantizers=12, probes=8, rerank=0)
+    index = build_faiss(built, store)
+    quantised, again = (
+        FaissSearch(store, config, index).search(queries, 32) for config in (built, replace(built, rerank=1))
+    )
+    assert [set(row) for row in quantised[1].tolist()] == [set(row) for row in again[1].tolist()]
+    assert recall(again[1][:, :8], by_hand(keys, queries, 8)[1]) > recall(
+        quantised[1][:, :8], by_hand(keys, queries, 8)[1]
+    )
 
 
 def test_ivf_pq__when_saved(tmp_path: Path, states) -> None:

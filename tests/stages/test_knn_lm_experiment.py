@@ -141,7 +141,9 @@ MISTAKES = {
     " checkpoint with a vocabulary of its own; write {kind: pretrained, name: gpt2}",
     "evaluation_texts.books={source: {kind: encyclopedia}}": "development_texts: none of books, on which to tune",
     "development_texts.encyclopedia.part=[0.9, 1.0]": "development_texts.encyclopedia.part: documents from 0.95 to 1 of"
-    " the source are evaluated, too; nothing may be tuned on them",
+    " the source are evaluated as encyclopedia, too; take others",
+    "training_text.part=[0.0, 0.96]": "training_text.part: documents from 0.95 to 0.96 of the source are evaluated",
+    "evaluate.cache={flatness: -5}": "evaluate.cache.flatness: found -5",
 }  # fmt: skip
 
 
@@ -157,3 +159,17 @@ def test_check_knn_lm__when_the_tokenizer_is_of_another_checkpoint() -> None:
         ConfigError, match="tokenizer.name: found bert, but the language model reads its own; write gpt2"
     ):
         table("model={kind: pretrained, name: gpt2}", "tokenizer={kind: pretrained, name: bert}", rows=["LM + kNN"])
+
+
+def test_check_knn_lm__when_a_datastore_holds_what_is_evaluated() -> None:
+    same = "datastore_texts.other={source: {kind: encyclopedia, entities: 2000, stream: lives}, part: [0.9, 1.0]}"
+    table(same, rows=["LM + kNN"])  # which nobody searches
+    with pytest.raises(ConfigError, match=r"datastore_texts\.other\.part: documents from 0\.95 to 1 of the source are"):
+        table(same, "datastores=[training, other]", rows=["LM + kNN"])
+
+
+def test_check_knn_lm__when_windows_are_longer_than_a_checkpoint_reads(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"n_positions": 100}')
+    named = (f"{part}={{kind: pretrained, name: {tmp_path}}}" for part in ("tokenizer", "model"))
+    with pytest.raises(ConfigError, match=r"datastore\.tokens: windows of 128 tokens, .* has 100 positions; write at"):
+        table(*named, rows=["LM + kNN"])

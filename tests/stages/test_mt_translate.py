@@ -126,7 +126,10 @@ def test_run__goes_on_where_it_was_killed(world, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
-    [({"k": 10**6}, "k = 1000000 of a datastore of"), ({}, "a datastore of another model")],
+    [
+        ({"k": 10**6}, r"decode\.knn\.k: 1000000 neighbours of a datastore of \d+ keys; write at most so many"),
+        ({}, "a datastore of another model"),
+    ],
 )
 def test_run__refuses_what_cannot_be_searched(world, tmp_path, changed: dict, expected: str) -> None:
     if not changed:
