@@ -152,7 +152,7 @@ def _of_checkpoint(config: PretrainedPairTokenizer) -> Any:
             " `deu_Latn` and `eng_Latn`"
         )
     if languages and not multilingual:
-        raise ConfigError(f"tokenizer: `{config.name}` has no languages to choose from; leave out {list(languages)}")
+        raise ConfigError(f"tokenizer: `{config.name}` has no languages to choose from; leave them out")
     if multilingual and tokenizer.unk_token_id in (*tokenizer("")["input_ids"], first):
         raise ConfigError(
             f"tokenizer: `{config.name}` has no language {tokenizer.src_lang} or {tokenizer.tgt_lang}; write its codes"
