@@ -10,15 +10,13 @@ Then rows of `experiments/knn_lm_datastore.yaml` as `rlm run` runs them, until `
 """
 
 import argparse
-import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_table2 import rows, seconds
+from benchmarks.gpu_table2 import report, rows, seconds
 from benchmarks.knn_lm import write
 from rlm.retrieval.config import ExactIndex
 from rlm.retrieval.datastore import Datastore
@@ -89,16 +87,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs") / "gpu")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    named = torch.cuda.get_device_name() if device.type == "cuda" else "cpu (no GPU was found)"
-    parts = [f"{date.today()}, {named}, torch {torch.__version__}: `python {' '.join(sys.argv)}`"]
-
-    def tell(*lines: str) -> None:
-        parts.append("\n".join(lines))
-        print(parts[-1], flush=True)
-        if options.out:  # after each part, for a lease may end
-            options.out.write_text("\n\n".join(parts) + "\n")
-
+    device, tell = report(options.out)
     with tempfile.TemporaryDirectory() as folder:
         store, queries = write(Path(folder), options.keys, options.width)
         tell(

@@ -84,6 +84,21 @@ def rows(options: argparse.Namespace, table: Path = TABLE) -> str:
     return subprocess.run(printed, check=True, capture_output=True, text=True).stdout
 
 
+def report(out: Path | None) -> tuple[torch.device, Callable[..., None]]:
+    """The device, and what prints the lines of a part, and writes all parts so far."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    named = torch.cuda.get_device_name() if device.type == "cuda" else "cpu (no GPU was found)"
+    parts = [f"{date.today()}, {named}, torch {torch.__version__}: `python {' '.join(sys.argv)}`"]
+
+    def tell(*lines: str) -> None:
+        parts.append("\n".join(lines))
+        print(parts[-1], flush=True)
+        if out:  # after each part, for a lease may end
+            out.write_text("\n\n".join(parts) + "\n")
+
+    return device, tell
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of real data, as `rlm run` takes it")
@@ -97,16 +112,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs") / "gpu")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    named = torch.cuda.get_device_name() if device.type == "cuda" else "cpu (no GPU was found)"
-    parts = [f"{date.today()}, {named}, torch {torch.__version__}: `python {' '.join(sys.argv)}`"]
-
-    def tell(*lines: str) -> None:
-        parts.append("\n".join(lines))
-        print(parts[-1], flush=True)
-        if options.out:  # after each part, for a lease may end
-            options.out.write_text("\n\n".join(parts) + "\n")
-
+    device, tell = report(options.out)
     tell(
         "Encoding with MiniLM:",
         "",

@@ -233,7 +233,12 @@ def _runtime_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jobs", type=_positive, help="stages at a time (default: one per GPU, or per two cores)")
     command.add_argument("--threads", type=_positive, help="cores of one stage (default: an equal share)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--devices", type=_positive, default=1, help="processes of one training stage (DDP)")
+    command.add_argument(
+        "--devices",
+        type=_positive,
+        default=1,
+        help="processes of one stage: training (DDP), writing a datastore; GPUs that search it",
+    )
     command.add_argument("--force", action="store_true", help="start even what the forecast says cannot fit")
     command.add_argument("--workers", type=_count, default=0, help="data-loading processes of one training stage")
 

@@ -18,7 +18,7 @@ class Runtime:
     """Folder that `kind: files` sources are relative to."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
-    """Processes of one training stage (DDP)."""
+    """Processes of one stage that trains (DDP) or writes a datastore; GPUs that search it."""
     jobs: int | None = None
     """Stages at a time; None takes one per GPU, or one per two cores."""
     threads: int | None = None
