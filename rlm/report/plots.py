@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlm.report.curves import Curve
 from rlm.report.statistics import Estimate
@@ -92,6 +92,11 @@ def bars(bars: Sequence[Bar], column: Column, title: str, description: str, pref
     return _svg(draw, 0.75 + 0.5 * len(bars), title, description, prefix)
 
 
+def short(number: float) -> str:
+    """For the tick of an axis: 0.125, 12.5, 4096, 1.7M."""
+    return f"{number:g}" if number < 1e4 else str(EngFormatter(places=1, sep="")(number))
+
+
 def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description: str, prefix: str, axis: Axis) -> str:
     """Panels under each other, over the same; `order` are the table's rows, which give the colours."""
 
@@ -115,7 +120,7 @@ def lines(panels: Sequence[Panel], order: Sequence[str], title: str, description
             if axis.log2:
                 axes.set_xscale("log", base=2)
                 points = sorted({point for curve in panel.curves for point in curve.steps.tolist()})
-                axes.set_xticks(points, [f"{point:g}" for point in points])
+                axes.set_xticks(points, [short(point) for point in points])
         grid[-1].set_xlabel(axis.label)
 
     return _svg(draw, 0.5 + 1.75 * len(panels), title, description, prefix)

@@ -10,6 +10,7 @@ import pytest
 
 from rlm.report import render
 from rlm.report.figures import figures
+from rlm.report.plots import short
 from rlm.report.summary import Summary, summarise
 from rlm.stages.columns import Against, ColumnCurve, leakage_columns, leakage_curve
 from rlm.stages.models import MODELS
@@ -95,6 +96,11 @@ def test_figures__over_another_number_need_no_doublings(tmp_path: Path, model: C
     (drawn,) = curve(summary(tmp_path))
     assert drawn.values[0].lines[2] == ["two", "2.005", "1.605"]
     assert re.search(r"<text[^>]*>lambda</text>", drawn.svg) and re.search(r"<text[^>]*>0\.[1-4]", drawn.svg)
+
+
+def test_short__has_few_digits_of_large_numbers() -> None:
+    given = {0.125: "0.125", 12.5: "12.5", 4096: "4096", 46_336: "46.3k", 1_717_525: "1.7M", 4_092_892: "4.1M"}
+    assert {number: short(number) for number in given} == given
 
 
 def test_figures__of_a_column_against_another_have_a_point_for_each_row(
