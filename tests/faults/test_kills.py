@@ -25,11 +25,12 @@ ASYNC = (*TABLE2, "--set", "pretrain.index_refresh={every: 4, mode: async, swap_
 SEARCH = ("experiments/knn_lm_search.yaml", "--scale", "micro")
 JOINED = ("experiments/knn_lm_datastore.yaml", "--scale", "micro")
 TRANSLATION = ("experiments/knn_mt.yaml", "--scale", "micro")
+TRANSLATION_SEARCH = ("experiments/knn_mt_search.yaml", "--scale", "micro")
 
 
 @pytest.mark.parametrize(
     ("modes", "moments"),
-    [((SYNC, ASYNC), REALM), ((SEARCH, JOINED), KNN_LM), ((TRANSLATION,), KNN_MT)],
+    [((SYNC, ASYNC), REALM), ((SEARCH, JOINED), KNN_LM), ((TRANSLATION, TRANSLATION_SEARCH), KNN_MT)],
     ids=["realm", "knn_lm", "knn_mt"],
 )
 def test_run__ends_with_the_undisturbed_table_however_often_it_is_killed(
