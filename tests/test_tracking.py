@@ -257,6 +257,27 @@ def test_deliver__finds_its_run_when_it_was_killed_after_creating_it(tmp_path: P
     assert len(history(tmp_path, run, "exact_match")) == 1
 
 
+def test_deliver__makes_the_database_again_when_it_was_killed_while_its_tables_were_made(tmp_path: Path) -> None:
+    folder, tags = finish(tmp_path, "ict-9999"), run_tags(TABLE, ["REALM"], ["nq_open"], 0)
+    code = (
+        "from pathlib import Path; from rlm.tracking import Tracker\n"
+        f"tracker = Tracker(Path({str(tmp_path)!r}), {TABLE!r})\n"
+        f"tracker.deliver(Path({str(folder)!r}), {tags!r})\n"
+        "tracker.close()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    made = tmp_path / "mlflow.db", tmp_path / "mlflow.db.part"
+    while not any(path.exists() and path.stat().st_size > 60_000 for path in made):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    tracker = Tracker(tmp_path, TABLE)
+    tracker.deliver(folder, tags)
+    assert tracker.close()
+    assert [run.info.status for run in runs(tmp_path)] == ["FINISHED"]
+
+
 def test_deliver__goes_on_with_the_others_when_one_record_is_damaged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

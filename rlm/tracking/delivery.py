@@ -40,6 +40,7 @@ class Delivery:
         self.experiments: dict[str, str] = {}
         # Two processes must not create the database's tables at once.
         with FileLock(store / "spool" / "client.lock", timeout=120):
+            _make_tables(uri)
             self.client = MlflowClient(tracking_uri=uri)
             self.client.search_experiments(max_results=1)
 
@@ -203,6 +204,20 @@ def _allowed(name: str) -> str:
 def _metric_name(name: str) -> str:
     """MLflow allows no `@`: `recall@5` becomes `recall_at_5`."""
     return _allowed(name.replace("@", "_at_"))
+
+
+def _make_tables(uri: str) -> None:
+    """Make a database's tables in another file, which takes its name when it is whole: MLflow refuses half of them."""
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    for left in (part, part.with_name(f"{part.name}-journal")):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
+    part.replace(path)
 
 
 def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
