@@ -69,6 +69,7 @@ def search(passages: int, queries: int, device: torch.device) -> str:
 
 def rows(options: argparse.Namespace, table: Path = TABLE) -> str:
     """`rlm run`, interrupted as Ctrl-C does when the time is over, then `rlm table`."""
+    torch.cuda.empty_cache()  # what was measured before leaves the GPU to the rows
     chosen = ["--scale", options.scale, "--store", str(options.store), "--rows", options.rows]
     chosen += [argument for setting in options.set for argument in ("--set", setting)]
     chosen += ["--data", str(options.data)] if options.data else []

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-import faiss
 import torch
 from torch import Tensor
 
@@ -40,21 +39,21 @@ ROWS = 1 << 16
 
 def states(count: int, width: int, topics: Tensor, generator: torch.Generator) -> Tensor:
     """States around topics of Zipf's sizes."""
-    sizes = 1 / torch.arange(1.0, len(topics) + 1)
+    sizes = 1 / torch.arange(1.0, len(topics) + 1, device=topics.device)
     topic = torch.multinomial(sizes, count, replacement=True, generator=generator)
-    return topics[topic] + SPREAD * torch.randn(count, width, generator=generator)
+    return topics[topic] + SPREAD * torch.randn(count, width, generator=generator, device=topics.device)
 
 
-def write(folder: Path, keys: int, width: int) -> tuple[Datastore, Tensor]:
-    """A datastore of so many keys in float16, and queries."""
-    generator = torch.Generator().manual_seed(0)
-    topics = torch.randn(min(TOPICS, keys), width, generator=generator)
+def write(folder: Path, keys: int, width: int, device: torch.device | str = "cpu") -> tuple[Datastore, Tensor]:
+    """A datastore of so many keys in float16, and queries; the device makes them."""
+    generator = torch.Generator(device).manual_seed(0)
+    topics = torch.randn(min(TOPICS, keys), width, generator=generator, device=device)
     writer = DatastoreWriter(folder, width, VOCABULARY, {"model": "random", "key": "random"})
     for low in range(0, keys, ROWS):
         some = states(min(ROWS, keys - low), width, topics, generator)
-        writer.append(some, torch.randint(VOCABULARY, (len(some),), generator=generator))
+        writer.append(some, torch.randint(VOCABULARY, (len(some),), generator=generator, device=device))
     writer.close()
-    return Datastore.open(folder, whole=False), states(4096, width, topics, generator)
+    return Datastore.open(folder, whole=False), states(4096, width, topics, generator).cpu()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -75,6 +74,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=None, help="also write the table to this file")
     options = parser.parse_args()
+    import faiss  # others import from here without it
+
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

@@ -40,6 +40,8 @@ CANDIDATES = 1 << 22
 """Re-ranked together: beyond this (passages that are nearly the same), queries are searched in halves."""
 ROWS = 1 << 16
 """Embeddings read, or re-ranked, at a time."""
+ALIGNED = 8
+"""What is scanned is as wide as a multiple of this: other products take slow paths on a GPU."""
 PADDING = 16
 """Batches are filled up to a multiple of this, because products with few columns take slow paths."""
 MAPPED = 1 << 30
@@ -85,8 +87,10 @@ class Exact(Index):
         self._bias = 0.0 if bias is None else float(bias.abs().max())
         self._positive = True
         low = scanned_type(config, self.device)
+        if self.device.type == "cuda":  # else partial sums may be rounded to bfloat16, which no useful bound allows for
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         copied = low == torch.bfloat16 or bias is not None
-        wide = self.dim + self._biases + self.ones
+        wide = -(-(self.dim + self._biases + self.ones) // ALIGNED) * ALIGNED
         self._scanned = (
             torch.empty(self.size, wide, dtype=low, device=self.device)
             if copied
@@ -104,10 +108,10 @@ class Exact(Index):
             scanned = self._scanned[start : start + ROWS, : self.dim]
             if copied:
                 scanned.copy_(rows)
+                self._scanned[start : start + ROWS, self.dim :] = 1.0
             if bias is not None:
-                parts = self._scanned[start : start + ROWS, self.dim :]
-                parts[:, :BIASES] = in_parts(bias[start : start + ROWS].to(self.device), self._scanned.dtype)
-                parts[:, BIASES:] = 1.0
+                parts = in_parts(bias[start : start + ROWS].to(self.device), self._scanned.dtype)
+                self._scanned[start : start + ROWS, self.dim : self.dim + BIASES] = parts
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
             self._let_go()
@@ -210,15 +214,14 @@ class Exact(Index):
     def _widened(self, low: Tensor) -> Tensor:
         """Queries as their products with what is scanned need them."""
         pad = torch.nn.functional.pad
-        return pad(pad(low, (0, self._biases), value=1.0), (0, self.ones))
+        with_biases = pad(low, (0, self._biases), value=1.0)
+        return pad(with_biases, (0, self._scanned.shape[1] - with_biases.shape[1]))
 
     def _error(self, queries: Tensor, low: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """How far what a scanned score is rounded from may be from a score with what is added to it: [queries]."""
         rounding = self.dim * 2.0**-22
         if low.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
             rounding += 2.0**-6  # both factors may be rounded to bfloat16
-        if low.dtype == torch.bfloat16 and low.is_cuda:
-            rounding += 2.0**-6  # partial sums may be
         length = low.float().norm(dim=1)
         error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
         parts = self._bias + (added.abs() if isinstance(added, Tensor) else added)

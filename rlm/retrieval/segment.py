@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlm.retrieval.config import ExactIndex
-from rlm.retrieval.exact import BIASES, CANDIDATES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts
+from rlm.retrieval.exact import BIASES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts
 
 RANKED = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Numbers of candidates' keys that are compared together: on the CPU, what the cache holds."""
 SMALL = 4
 """At most this many keys in a group, where groups keep keys out."""
-MANY = 64
+MANY = {"cpu": 64, "cuda": 1}
 """Neighbours from which on a sample tells what to keep."""
 SAMPLED = 32
 """One key of so many is in the sample."""
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Computed at a time."""
+CANDIDATES = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Groups that may matter to several queries: beyond half of this, queries are searched in halves."""
 INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 """Of the same size."""
 ROUNDED = 1 + 2.0**-19
@@ -100,7 +102,7 @@ class Segment(Exact):
 
     def _samples(self, k: int) -> bool:
         # below, groups are too few for each to have but one of the k
-        return k >= MANY and max(2 * SAMPLED * _sampled(k), 2 * GROUP * k) < self.size
+        return k >= MANY[self.device.type] and max(2 * SAMPLED * _sampled(k), 2 * GROUP * k) < self.size
 
     def _together(self, k: int) -> int:
         return QUERIES if self._samples(k) else super()._together(k)
@@ -139,12 +141,14 @@ class Segment(Exact):
             largest = maxima.view(-1)[place].view(block.dtype)
             found.append((group + start // GROUP, query, largest, grouped[group, :, query].view(block.dtype)))
             count += len(place)
-            if 2 * count > CANDIDATES and len(low) > 1:
+            if 2 * count > CANDIDATES[self.device.type] and len(low) > 1:
                 return None
         return Groups(len(low), *(torch.cat(each) for each in zip(*found, strict=True)))
 
     def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-        """As that of `Exact`, with one product for all candidates of a query: they are many."""
+        """As that of `Exact`, on the CPU with one product for all candidates of a query: they are many."""
+        if low.is_cuda:
+            return super()._within(first, query, group, low, floor)
         order = torch.argsort(query, stable=True)
         counts = torch.bincount(query, minlength=len(low))
         kept = []

@@ -217,7 +217,8 @@ def _make_tables(uri: str) -> None:
     for left in (part, part.with_name(f"{part.name}-journal")):  # by a process that was killed
         left.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
-    part.replace(path)
+    if not path.exists():  # another reader's client may have made it meanwhile
+        part.replace(path)
 
 
 def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
 from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.exact import Exact
-from rlm.retrieval.segment import SAMPLED, Segment
+from rlm.retrieval.segment import CANDIDATES, SAMPLED, Segment
 from tests.retrieval.test_exact import KINDS, embeddings_like
 
 DIM, KEYS = 24, 3000
@@ -127,7 +127,7 @@ def test_exact__of_many_neighbours_when_the_sample_is_not_like_the_rest(
 def test_exact__of_many_neighbours_when_all_keys_are_equal(
     tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlm.retrieval.segment.CANDIDATES", KEYS)  # those of one query, not those of two
+    monkeypatch.setitem(CANDIDATES, "cpu", KEYS)  # those of one query, not those of two
     keys = np.broadcast_to(states[0][:1], states[0].shape)
     distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex()).search(states[1], 64)
     assert bool((ids == torch.arange(64)).all()) and bool((distances == distances[:, :1]).all())
@@ -137,6 +137,24 @@ def test_exact__on_several_devices(tmp_path: Path, states) -> None:
     store = stored(tmp_path, states[0])
     one, two = (ExactSearch(store, ExactIndex(), ["cpu"] * n, segment=512).search(states[1], 64) for n in (1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_exact__finds_what_a_loop_finds_on_gpus(tmp_path: Path, states) -> None:
+    cases = {kind: (embeddings_like(kind, 5000, 64), embeddings_like("random", 33, 64)) for kind in KINDS}
+    for name, (keys, queries) in {**cases, "states": (states[0], states[1].numpy())}.items():
+        store, queries = stored(tmp_path / name, keys), torch.from_numpy(queries)
+        scale = float(np.square(keys.astype(float)).sum(1).max())
+        for k in (1, 64, 256):
+            wanted, _ = by_hand(keys, queries, k)
+            for dtype, devices in (("float32", 1), ("bfloat16", 1), ("bfloat16", 2)):
+                search = ExactSearch(store, ExactIndex(dtype=dtype), ["cuda"] * devices, segment=2000 * devices)
+                distances, ids = search.search(queries, k)
+                own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+                for found in (distances, own):
+                    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6 * scale, err_msg=f"{name} {dtype}")
+                assert all(len(set(row)) == k for row in ids.tolist())
 
 
 def test_exact__when_nothing_is_held(tmp_path: Path, states, monkeypatch: pytest.MonkeyPatch) -> None:
