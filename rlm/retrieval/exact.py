@@ -5,16 +5,20 @@ scanned in blocks that stay in the cache, and only the maximum of each group of 
 largest of these maxima is a score that k passages reach, so that a passage among the k best scores at least this, less
 twice the error of a scanned score. The few passages that may reach it are scored from the embeddings themselves.
 
-The scan is in bfloat16 where that is fast. With c the mean embedding, z' = z - c (which changes all scores of a query
-by the same) and x^, z^ what bfloat16 leaves of x and z':
+The scan is in bfloat16 where that is fast, on a GPU in float16, which is as fast and rounds an eighth as much. With c
+the mean embedding, z' = z - c (which changes all scores of a query by the same) and x^, z^ what 16 bits leave of x and
+z':
 
     |x z' - x^ z^| <= |x - x^| max |z'| + |x^| max |z' - z^| + rounding of the sums
 
 by Cauchy-Schwarz, with the norms measured rather than assumed. The ids are therefore those of a search in float64.
+
+float16 has few exponents: embeddings are multiplied by one power of two, and each query by another, which are exact.
 """
 
 import math
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +44,16 @@ CANDIDATES = 1 << 22
 """Re-ranked together: beyond this (passages that are nearly the same), queries are searched in halves."""
 ROWS = 1 << 16
 """Embeddings read, or re-ranked, at a time."""
-ALIGNED = 8
-"""What is scanned is as wide as a multiple of this: other products take slow paths on a GPU."""
+ALIGNED = {"cpu": 1, "cuda": 8}
+"""What is scanned is as wide as a multiple of this: on a GPU, other products take three times as long."""
 PADDING = 16
 """Batches are filled up to a multiple of this, because products with few columns take slow paths."""
 MAPPED = 1 << 30
 """Bytes of a memory map that may stay resident; of a larger one, what was read is let go of."""
+LENGTH = 32.0
+"""No embedding, and no query, is longer where it is scanned in float16, whose largest number is 65,504."""
 BIASES = 3
-"""Numbers of bfloat16 that hold one of float32 (in float32, two of them are 0)."""
+"""Numbers of 16 bits that hold one of float32 (in float32, two of them are 0)."""
 SLACK = 1.001
 """Of the error bound, for its own rounding."""
 
@@ -58,7 +64,7 @@ class Exact(Index):
 
     Args:
         config: `dtype` of the scan; bfloat16 halves its memory (a copy of the embeddings) and is used where the device
-            is fast at it. float32 scans the embeddings where they are, or with a bias a copy.
+            is fast at it, on a GPU float16. float32 scans the embeddings where they are, or with a bias a copy.
         embeddings: [passages, dim]; not copied, and on the CPU they may be a memory map, to which nobody writes.
         device: scans there; candidates are re-ranked where `embeddings` lie.
         bias: float32 [passages], added to every score of a passage, which is then x z + b.
@@ -84,40 +90,53 @@ class Exact(Index):
         self._map: Any = embeddings if large else None
         # the bias as a sum of three numbers of the scan's type, each multiplied by one
         self._biases = 0 if bias is None else BIASES
-        self._bias = 0.0 if bias is None else float(bias.abs().max())
         self._positive = True
         low = scanned_type(config, self.device)
-        if self.device.type == "cuda":  # else partial sums may be rounded to bfloat16, which no useful bound allows for
-            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        copied = low == torch.bfloat16 or bias is not None
-        wide = -(-(self.dim + self._biases + self.ones) // ALIGNED) * ALIGNED
+        if self.device.type == "cuda":  # else partial sums may be rounded, which no useful bound allows for
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        copied = low != torch.float32 or bias is not None
+        aligned = ALIGNED[self.device.type]
+        wide = -(-(self.dim + self._biases + self.ones) // aligned) * aligned
         self._scanned = (
             torch.empty(self.size, wide, dtype=low, device=self.device)
             if copied
             else self.embeddings.to(self.device, low)
         )
-        centre = torch.zeros((), device=self.device)
-        if low == torch.bfloat16:
-            centre = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
-        self._moved = centre
+        self._moved = torch.zeros((), device=self.device)
         """What the scanned embeddings are less than the embeddings: [dim], or 0."""
+        if low != torch.float32:
+            self._moved = self.embeddings[:: max(1, self.size // ROWS)].float().mean(0).to(self.device)
+        largest = 0.0 if bias is None else float(bias.abs().max())
+        self._scale = 1.0
+        """What they are times."""
+        if low == torch.float16:
+            longest = float(torch.stack([rows.norm(dim=1).max() for _, rows in self._rows()]).max())
+            exponent = max(math.frexp(longest)[1], math.frexp(math.sqrt(largest))[1], -50)  # float32 holds its square
+            self._scale = LENGTH / 2.0**exponent
+        self._bias = largest * self._scale**2
         self._memory: dict[str, Tensor] = {}
         norms, residuals = [], []
-        for start in range(0, self.size, ROWS):
-            rows = self.embeddings[start : start + ROWS].to(self.device, torch.float32) - centre
-            scanned = self._scanned[start : start + ROWS, : self.dim]
+        for some, rows in self._rows():
+            rows *= self._scale
+            scanned = self._scanned[some, : self.dim]
             if copied:
                 scanned.copy_(rows)
-                self._scanned[start : start + ROWS, self.dim :] = 1.0
+                self._scanned[some, self.dim :] = 1.0
             if bias is not None:
-                parts = in_parts(bias[start : start + ROWS].to(self.device), self._scanned.dtype)
-                self._scanned[start : start + ROWS, self.dim : self.dim + BIASES] = parts
+                parts = in_parts(bias[some].to(self.device) * self._scale**2, low)
+                self._scanned[some, self.dim : self.dim + BIASES] = parts
             norms.append(rows.norm(dim=1).max())
             residuals.append((rows - scanned.float()).norm(dim=1).max())
-            self._let_go()
         self._norm, self._residual = float(torch.stack(norms).max()), float(torch.stack(residuals).max())
         if not np.isfinite(self._norm):
             raise ValueError("embeddings hold NaN or infinity: did the retriever's training diverge?")
+
+    def _rows(self) -> Iterator[tuple[slice, Tensor]]:
+        """The embeddings that are scanned, before they are scaled and rounded, some at a time."""
+        for start in range(0, self.size, ROWS):
+            some = slice(start, start + ROWS)
+            yield some, self.embeddings[some].to(self.device, torch.float32) - self._moved
+            self._let_go()
 
     @property
     def size(self) -> int:
@@ -165,15 +184,14 @@ class Exact(Index):
 
     def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
         group, groups = self._widths(k)
-        low = queries.to(self._scanned.dtype)
-        positive = positive and self._positive and low.dtype == torch.bfloat16 and group > 1
+        scaled, wide, _ = self._lowered(queries)
+        positive = positive and self._positive and wide.dtype != torch.float32 and group > 1
         # [groups of groups, groups, queries]
-        wide = self._widened(low)
         maxima = self._group_maxima(wide, group, groups, positive)
         # [groups of groups, queries]
         coarse = _maxima(maxima, positive)
         reached = coarse.float().T.contiguous().topk(k).values[:, -1]
-        floor = self._floor(reached, queries, low)
+        floor = self._floor(reached, scaled, wide)
         if positive and not bool((floor > 0).all()):
             self._positive = False  # nor will it be next time
             return self._best(queries, k, positive=False)
@@ -186,11 +204,11 @@ class Exact(Index):
         row, query = self._within(first, query, group, wide, floor)
         return self._rank(row, query, queries, k)
 
-    def _group_maxima(self, low: Tensor, group: int, groups: int, positive: bool) -> Tensor:
+    def _group_maxima(self, wide: Tensor, group: int, groups: int, positive: bool) -> Tensor:
         """Largest scanned score of each group, -inf where a group is empty: [groups of groups, groups, queries]."""
-        count, columns = -(-self.size // (group * groups)), -(-len(low) // PADDING) * PADDING
-        padded = low.new_zeros(columns, low.shape[1])
-        padded[: len(low)] = low
+        count, columns = -(-self.size // (group * groups)), -(-len(wide) // PADDING) * PADDING
+        padded = wide.new_zeros(columns, wide.shape[1])
+        padded[: len(wide)] = wide
         step = max(1, BLOCK[self.device.type] // (columns * group)) * group
         maxima = self._kept("maxima", count * groups, columns)
         block = self._kept("block", min(step, len(maxima) * group), columns)
@@ -202,7 +220,7 @@ class Exact(Index):
             at = start // group
             _maxima(block[: filled * group].view(filled, group, columns), positive, out=maxima[at : at + filled])
         maxima[-(-self.size // group) :] = -torch.inf
-        return maxima.view(count, groups, columns)[:, :, : len(low)]
+        return maxima.view(count, groups, columns)[:, :, : len(wide)]
 
     def _kept(self, name: str, *shape: int) -> Tensor:
         """Memory that is kept from search to search: new memory costs more than what is written to it."""
@@ -211,38 +229,52 @@ class Exact(Index):
             self._memory[name] = self._scanned.new_empty(size)
         return self._memory[name][:size].view(shape)
 
-    def _widened(self, low: Tensor) -> Tensor:
-        """Queries as their products with what is scanned need them."""
-        pad = torch.nn.functional.pad
-        with_biases = pad(low, (0, self._biases), value=1.0)
-        return pad(with_biases, (0, self._scanned.shape[1] - with_biases.shape[1]))
+    def _lowered(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries as they are scanned: times a factor each, in float32 [queries, dim]; as their products with what is
+        scanned need them, [queries, scanned]; and what their scores are times, [queries]."""
+        factor = torch.full((len(queries),), self._scale, device=self.device)
+        if self._scanned.dtype == torch.float16:
+            exponent = math.frexp(LENGTH)[1] - 1 - torch.frexp(queries.norm(dim=1)).exponent
+            bits = (exponent.clamp(-100, 100) + 127) << 23
+            fitting = bits.to(torch.int32).view(torch.float32)  # such a power of two that none is longer than LENGTH
+            factor = torch.minimum(fitting, factor) if self._biases else fitting
+        scaled = queries * factor[:, None]
+        wide = self._scanned.new_zeros(len(queries), self._scanned.shape[1])
+        wide[:, : self.dim] = scaled
+        wide[:, self.dim : self.dim + self._biases] = (factor / self._scale)[:, None]
+        return scaled, wide, factor * self._scale
 
-    def _error(self, queries: Tensor, low: Tensor, added: Tensor | float = 0.0) -> Tensor:
+    def _sums(self, wide: Tensor) -> Tensor:
+        """What no score of a query is larger than, in size: [queries]."""
+        return wide[:, : self.dim].float().norm(dim=1) * (self._norm + self._residual) + self._bias
+
+    def _error(self, scaled: Tensor, wide: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """How far what a scanned score is rounded from may be from a score with what is added to it: [queries]."""
+        low = wide[:, : self.dim].float()
         rounding = self.dim * 2.0**-22
-        if low.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        if wide.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
             rounding += 2.0**-6  # both factors may be rounded to bfloat16
-        length = low.float().norm(dim=1)
-        error = (queries - low.float()).norm(dim=1) * self._norm + length * self._residual
-        parts = self._bias + (added.abs() if isinstance(added, Tensor) else added)
-        sums = length * (self._norm + self._residual) + parts
-        return SLACK * (error + rounding * sums) + parts * 2.0**-23 + 1e-30
+        error = (scaled - low).norm(dim=1) * self._norm + low.norm(dim=1) * self._residual
+        size = added.abs() if isinstance(added, Tensor) else added
+        # float16 has no numbers between 0 and 2^-24
+        least = 2.0**-20 if wide.dtype == torch.float16 else 1e-30
+        return SLACK * (error + rounding * (self._sums(wide) + size)) + (self._bias + size) * 2.0**-23 + least
 
-    def _floor(self, reached: Tensor, queries: Tensor, low: Tensor) -> Tensor:
+    def _floor(self, reached: Tensor, scaled: Tensor, wide: Tensor) -> Tensor:
         """The least scanned score that one of the k best may have, where k passages' scanned scores are `reached`."""
-        half_a_unit = torch.finfo(low.dtype).eps / 2
+        half_a_unit = torch.finfo(wide.dtype).eps / 2
         # rounding keeps order: a score that is not below this before it is rounded is not below it after
-        least = reached.double() - SLACK * half_a_unit * reached.abs() - 2 * self._error(queries, low)
-        return least.to(low.dtype)
+        least = reached.double() - SLACK * half_a_unit * reached.abs() - 2 * self._error(scaled, wide)
+        return least.to(wide.dtype)
 
-    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    def _within(self, first: Tensor, query: Tensor, group: int, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """Passages of the groups that begin at `first` whose scanned score reaches the floor of their query."""
         kept = []
         offsets = torch.arange(group, device=self.device)
         for firsts, of in zip(first.split(ROWS // group), query.split(ROWS // group), strict=True):
             rows = firsts[:, None] + offsets
             vectors = self._scanned.index_select(0, rows.flatten().clamp(max=self.size - 1))
-            scores = torch.bmm(vectors.view(-1, group, low.shape[1]), low[of].unsqueeze(2)).squeeze(2)
+            scores = torch.bmm(vectors.view(-1, group, wide.shape[1]), wide[of].unsqueeze(2)).squeeze(2)
             pair, inner = ((scores >= floor[of, None]) & (rows < self.size)).nonzero(as_tuple=True)
             kept.append((rows[pair, inner], of[pair]))
         return torch.cat([row for row, _ in kept]), torch.cat([of for _, of in kept])
@@ -272,7 +304,11 @@ class Exact(Index):
 
 def scanned_type(config: ExactIndex | ShardedExact, device: torch.device) -> torch.dtype:
     """Of the numbers that are scanned there."""
-    return torch.bfloat16 if config.dtype == "bfloat16" and has_fast_bfloat16(device) else torch.float32
+    if config.dtype == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
 
 
 def in_parts(numbers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -285,9 +321,9 @@ def in_parts(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _maxima(scores: Tensor, positive: bool, out: Tensor | None = None) -> Tensor:
-    """Maxima over dimension 1. Where the largest score is positive, bfloat16 numbers may be compared as integers, which
-    takes a fifth of the time; where it is not, `positive` gives some score that is not either."""
+    """Maxima over dimension 1. Where the largest score is positive, numbers of 16 bits may be compared as integers,
+    which takes a fifth of the time; where it is not, `positive` gives some score that is not either."""
     if not positive:
         return torch.amax(scores, 1, out=out)
     integers = torch.amax(scores.view(torch.int16), 1, out=None if out is None else out.view(torch.int16))
-    return integers.view(torch.bfloat16)
+    return integers.view(scores.dtype)

@@ -1,13 +1,14 @@
 """Some keys of a datastore in memory, and the nearest of them by squared L2 distance.
 
 |q - k|^2 = |q|^2 - 2 (q k - |k|^2 / 2): the nearest key is the one with the largest inner product plus a bias, which
-`rlm.retrieval.exact` scans in bfloat16 with a bound on the error. Distances are then computed from the keys themselves,
+`rlm.retrieval.exact` scans in 16 bits with a bound on the error. Distances are then computed from the keys themselves,
 in float32. Keys and queries are moved by the mean key first, which changes no distance and makes the bias small.
 
 Where many neighbours are wanted, groups of keys keep nothing out. Then a sample of the keys tells which score about so
 many reach, and one scan keeps those that do.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from rlm.retrieval.exact import BIASES, GROUP, GROUPS, PADDING, QUERIES, SLACK, 
 
 RANKED = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Numbers of candidates' keys that are compared together: on the CPU, what the cache holds."""
+PLACES = 1 << 26
+"""Numbers of candidates' scores that are looked at together."""
 SMALL = 4
 """At most this many keys in a group, where groups keep keys out."""
 MANY = {"cpu": 64, "cuda": 1}
@@ -27,9 +30,9 @@ SAMPLED = 32
 """One key of so many is in the sample."""
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 28}
 """Computed at a time."""
-CANDIDATES = {"cpu": 1 << 22, "cuda": 1 << 26}
+CANDIDATES = {"cpu": 1 << 22, "cuda": 1 << 25}
 """Groups that may matter to several queries: beyond half of this, queries are searched in halves."""
-INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 """Of the same size."""
 ROUNDED = 1 + 2.0**-19
 """A squared distance in float32 to what it may be in truth, at most."""
@@ -68,12 +71,13 @@ class Segment(Exact):
         ).cpu() + self.first
 
     def _nearer(self, queries: Tensor, than: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        low = queries.to(self._scanned.dtype)
+        scaled, wide, times = self._lowered(queries)
         # q k - |k|^2 / 2 = (|q|^2 - d^2) / 2, for a distance that float32 may have rounded; and scanned keys have moved
         asked = queries.double()
         least = (asked.square().sum(1) - ROUNDED * than.double()) / 2 + asked @ (self._centre - self._moved).double()
-        least -= SLACK * self._error(queries, low, least)
-        found = self._reaching(low, least)
+        least *= times
+        least -= SLACK * self._error(scaled, wide, least)
+        found = self._reaching(wide, least)
         if found is None:
             halves = [self._nearer(*half, k) for half in zip(queries.chunk(2), than.chunk(2), strict=True)]
             return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
@@ -82,18 +86,17 @@ class Segment(Exact):
     def _best(self, queries: Tensor, k: int, positive: bool = True) -> tuple[Tensor, Tensor]:
         if not positive or not self._samples(k):
             return super()._best(queries, k, positive)
-        low = queries.to(self._scanned.dtype)
-        likely = (
-            (self._widened(low) @ self._scanned[::SAMPLED].T).float().topk(_sampled(k), sorted=False).values.amin(1)
-        )
-        least = likely.double() - 2 * SLACK * self._error(queries, low, likely.double())
-        found = self._reaching(low, least)
+        scaled, wide, _ = self._lowered(queries)
+        sampled = (wide @ self._scanned[::SAMPLED].T).float()
+        likely = sampled.topk(_sampled(k), sorted=False).values.amin(1).double()
+        least = likely - 2 * SLACK * self._error(scaled, wide, likely)
+        found = self._reaching(wide, least)
         if found is None:
             halves = [self._best(half, k) for half in queries.chunk(2)]
             return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
         reached = found.reached(k)
-        half_a_unit = torch.finfo(low.dtype).eps / 2
-        needed = (1 - SLACK * half_a_unit) * reached.double() - 2 * self._error(queries, low, least)
+        half_a_unit = torch.finfo(wide.dtype).eps / 2
+        needed = (1 - SLACK * half_a_unit) * reached.double() - 2 * self._error(scaled, wide, least)
         nearest, rows = self._ranked(*found.keys(needed.clamp(min=0)), queries, k)
         short = (needed < 0).nonzero().squeeze(1)  # for these the sample was not like the rest
         for some in short.split(super()._together(k)) if len(short) else ():
@@ -107,18 +110,18 @@ class Segment(Exact):
     def _together(self, k: int) -> int:
         return QUERIES if self._samples(k) else super()._together(k)
 
-    def _reaching(self, low: Tensor, least: Tensor) -> "Groups | None":
+    def _reaching(self, wide: Tensor, least: Tensor) -> "Groups | None":
         """Groups of keys of which some may have a score of at least so much; None where they are too many for several
         queries at once.
 
         What is scanned is the score less the least, so that its sign tells, and rounding is finest where it matters.
         """
-        columns = -(-len(low) // PADDING) * PADDING
-        wide = self._widened(low)
-        wide[:, -self.ones :] = in_parts(-least, low.dtype)
+        columns = -(-len(wide) // PADDING) * PADDING
         padded = wide.new_zeros(columns, wide.shape[1])
         padded[:, -1] = -1.0
-        padded[: len(low)] = wide
+        padded[: len(wide)] = wide
+        most = 1.01 * self._sums(wide).double() + 1.0  # beyond what any scanned score is, and no larger than float16 is
+        padded[: len(wide), -self.ones :] = in_parts(-torch.minimum(torch.maximum(least, -most), most), wide.dtype)
         step = max(1, SCORES[self.device.type] // (columns * GROUP)) * GROUP
         block = self._kept("block", min(step, -(-self.size // GROUP) * GROUP), columns)
         integers = block.view(INTEGERS[block.dtype])  # compared as integers: a negative number stays negative
@@ -141,22 +144,22 @@ class Segment(Exact):
             largest = maxima.view(-1)[place].view(block.dtype)
             found.append((group + start // GROUP, query, largest, grouped[group, :, query].view(block.dtype)))
             count += len(place)
-            if 2 * count > CANDIDATES[self.device.type] and len(low) > 1:
+            if 2 * count > CANDIDATES[self.device.type] and len(wide) > 1:
                 return None
-        return Groups(len(low), *(torch.cat(each) for each in zip(*found, strict=True)))
+        return Groups(len(wide), *(torch.cat(each) for each in zip(*found, strict=True)))
 
-    def _within(self, first: Tensor, query: Tensor, group: int, low: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    def _within(self, first: Tensor, query: Tensor, group: int, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """As that of `Exact`, on the CPU with one product for all candidates of a query: they are many."""
-        if low.is_cuda:
-            return super()._within(first, query, group, low, floor)
+        if wide.is_cuda:
+            return super()._within(first, query, group, wide, floor)
         order = torch.argsort(query, stable=True)
-        counts = torch.bincount(query, minlength=len(low))
+        counts = torch.bincount(query, minlength=len(wide))
         kept = []
         offsets = torch.arange(group, device=first.device)
         for number, firsts in enumerate(first[order].split(counts.tolist())):
             rows = (firsts[:, None] + offsets).flatten()
             inside = rows < self.size
-            scores = self._scanned.index_select(0, rows.clamp(max=self.size - 1)) @ low[number]
+            scores = self._scanned.index_select(0, rows.clamp(max=self.size - 1)) @ wide[number]
             kept.append(rows[(scores >= floor[number]) & inside])
         counts = torch.tensor([len(rows) for rows in kept], device=first.device)
         return torch.cat(kept), torch.repeat_interleave(torch.arange(len(kept), device=first.device), counts)
@@ -180,18 +183,15 @@ class Segment(Exact):
             queries: [queries, dim].
             k: wanted.
         """
-        place, outside = _places(counts)
         nearest = torch.full((len(queries), k), torch.inf, device=self.device)
         ids = torch.zeros(len(queries), k, dtype=torch.int64, device=self.device)
-        step = max(1, RANKED[self.device.type] // (max(1, place.shape[1]) * self.dim))
-        for low in range(0, len(queries), step):
-            some = slice(low, low + step)
-            most = int(counts[some].max())
-            rows = row[place[some, :most]]
+        for some, place, outside in _places(counts, RANKED[self.device.type] // self.dim):
+            rows = row[place]
             keys = (
                 self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, self.dim)
             )
-            distances = squared_distances(queries[some], keys).masked_fill_(outside[some, :most], torch.inf)
+            distances = squared_distances(queries[some], keys).masked_fill_(outside, torch.inf)
+            most = place.shape[1]
             nearest[some, :most], best = ascending(distances, k)
             ids[some, :most] = rows.gather(1, best)
         return nearest, ids
@@ -214,10 +214,13 @@ class Groups:
     def reached(self, k: int) -> Tensor:
         """A score that k keys reach, of each query; -inf where they are fewer: [queries]."""
         order = torch.sort(self.query.to(torch.int16), stable=True).indices
-        place, outside = _places(torch.bincount(self.query, minlength=self.queries))
-        if place.shape[1] < k:
-            return self.largest.new_full((self.queries,), -torch.inf)
-        return self.largest[order][place].float().masked_fill_(outside, -torch.inf).topk(k, sorted=False).values.amin(1)
+        reached = torch.full((self.queries,), -torch.inf, device=self.query.device)
+        largest = self.largest[order]
+        for some, place, outside in _places(torch.bincount(self.query, minlength=self.queries), PLACES):
+            if place.shape[1] >= k:
+                scores = largest[place].float().masked_fill_(outside, -torch.inf)
+                reached[some] = scores.topk(k, sorted=False).values.amin(1)
+        return reached
 
     def keys(self, needed: Tensor) -> tuple[Tensor, Tensor]:
         """Keys whose scores reach what is needed: rows, by query and ascending, and how many each query has."""
@@ -260,8 +263,16 @@ def _sampled(k: int) -> int:
     return round(expected + 4 * expected**0.5 + 4)
 
 
-def _places(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each query's candidates are, one query after the other: [queries, most], and which places it has not."""
-    inside = torch.arange(int(counts.max()), device=counts.device)
-    place = (counts.cumsum(0) - counts)[:, None] + inside
-    return place.clamp_(max=max(0, int(counts.sum()) - 1)), inside >= counts[:, None]
+def _places(counts: Tensor, together: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Queries, where their candidates are, one query after the other, and which places each has not: [queries, most].
+    So many queries that together they have at most so many places, but at least one."""
+    starts, last = counts.cumsum(0) - counts, max(0, int(counts.sum()) - 1)
+    numbers, first = counts.tolist(), 0
+    while first < len(numbers):  # counts differ widely: the largest must not fill up all others
+        stop, most = first + 1, numbers[first]
+        while stop < len(numbers) and (stop + 1 - first) * max(most, numbers[stop]) <= together:
+            most, stop = max(most, numbers[stop]), stop + 1
+        some = slice(first, stop)
+        inside = torch.arange(most, device=counts.device)
+        yield some, (starts[some, None] + inside).clamp_(max=last), inside >= counts[some, None]
+        first = stop

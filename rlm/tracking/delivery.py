@@ -217,7 +217,9 @@ def _make_tables(uri: str) -> None:
     for left in (part, part.with_name(f"{part.name}-journal")):  # by a process that was killed
         left.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
-    if not path.exists():  # another reader's client may have made it meanwhile
+    if path.exists():  # another client made it meanwhile
+        part.unlink()
+    else:
         part.replace(path)
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from rlm.data.tokens import Ragged, SpecialTokens
-from rlm.retrieval.config import DualEncoderConfig, ScratchEncoder
+from rlm.retrieval import datastore_search, exact
+from rlm.retrieval.config import DualEncoderConfig, ExactIndex, ScratchEncoder
 from rlm.retrieval.encoder import DualEncoder
 
 VOCABULARY = 90
@@ -30,6 +31,20 @@ def brute_force() -> Twin:
         return np.take_along_axis(scores, ids, 1), ids
 
     return search
+
+
+@pytest.fixture
+def scan(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ExactIndex]:
+    """An exact index whose scan is in a type; float16, which is a GPU's, on the CPU, too."""
+
+    def config(dtype: str) -> ExactIndex:
+        if dtype != "float16":
+            return ExactIndex(dtype=dtype)
+        for module in (exact, datastore_search):
+            monkeypatch.setattr(module, "scanned_type", lambda config, device: torch.float16)
+        return ExactIndex()
+
+    return config
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss
 from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.exact import Exact
 from rlm.retrieval.segment import CANDIDATES, SAMPLED, Segment
-from tests.retrieval.test_exact import KINDS, embeddings_like
+from tests.retrieval.test_exact import DTYPES, KINDS, embeddings_like
 
 DIM, KEYS = 24, 3000
 
@@ -46,11 +46,11 @@ def by_hand(keys: np.ndarray, queries: torch.Tensor, k: int) -> tuple[np.ndarray
 
 @pytest.mark.parametrize("k", [1, 7, 256, KEYS])
 @pytest.mark.parametrize("segment", [None, 512])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stored_as", ["float32", "float16"])
-def test_exact__finds_what_a_loop_finds(tmp_path: Path, states, k: int, segment, dtype, stored_as) -> None:
+def test_exact__finds_what_a_loop_finds(tmp_path: Path, states, k: int, segment, dtype, stored_as, scan) -> None:
     keys, queries = states
-    search = ExactSearch(stored(tmp_path / "a", keys, stored_as), ExactIndex(dtype=dtype), segment=segment)
+    search = ExactSearch(stored(tmp_path / "a", keys, stored_as), scan(dtype), segment=segment)
     distances, ids = search.search(queries, k)
     wanted, wanted_ids = by_hand(keys, queries, k)
     assert distances.dtype == torch.float32 and ids.dtype == torch.int64
@@ -62,14 +62,14 @@ def test_exact__finds_what_a_loop_finds(tmp_path: Path, states, k: int, segment,
     assert all(len(set(row)) == k for row in ids.tolist())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("segment", [None, 2500])
-def test_exact__of_many_neighbours_whatever_the_keys(tmp_path: Path, kind: str, dtype, segment) -> None:
+def test_exact__of_many_neighbours_whatever_the_keys(tmp_path: Path, kind: str, dtype, segment, scan) -> None:
     """Where bfloat16 tells little apart, and all scores are below 0."""
     keys = embeddings_like(kind, 5000, DIM)
     queries = torch.from_numpy(np.concatenate([keys[:20], 1.1 * keys[20:30], embeddings_like("random", 9, DIM)]))
-    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex(dtype=dtype), segment=segment).search(queries, 96)
+    distances, ids = ExactSearch(stored(tmp_path, keys), scan(dtype), segment=segment).search(queries, 96)
     wanted, _ = by_hand(keys, queries, 96)
     scale = float(np.square(keys.astype(float)).sum(1).max())
     np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-6 * scale)
@@ -88,6 +88,23 @@ def test_exact__of_many_neighbours_looks_at_few_keys(tmp_path: Path, states, mon
     monkeypatch.setattr(Segment, "_ranked", counted)
     ExactSearch(stored(tmp_path, states[0]), ExactIndex()).search(states[1][:50], 64)
     assert 64 <= int(torch.cat(ranked).min()) <= int(torch.cat(ranked).max()) < 3 * 64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("k", [8, 64])
+@pytest.mark.parametrize("segment", [None, 1000])
+def test_exact__whatever_the_lengths_and_far_from_all(tmp_path: Path, states, length, k, segment, dtype, scan) -> None:
+    """Segments of other lengths, and queries that are far longer than keys."""
+    keys = (length * states[0]).astype(np.float32)
+    keys[:1000] *= 30
+    queries = torch.cat([length * states[1], 1e3 * length * states[1][:5], 30 * length * states[1][5:9]])
+    distances, ids = ExactSearch(stored(tmp_path, keys), scan(dtype), segment=segment).search(queries, k)
+    wanted, _ = by_hand(keys, queries, k)
+    own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+    for found in (distances, own):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-9 * length**2)
+    assert all(len(set(row)) == k for row in ids.tolist())
 
 
 def test_exact__gives_a_key_itself_the_distance_0(tmp_path: Path, states) -> None:

@@ -1,4 +1,4 @@
-"""Exact search against a brute force in float64, where the scan in bfloat16 has most to get wrong."""
+"""Exact search against a brute force in float64, where the scan in 16 bits has most to get wrong."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from rlm.retrieval import exact
 from rlm.retrieval.config import ExactIndex
 from rlm.retrieval.exact import Exact
 
-DTYPES = ["bfloat16", "float32"]
+DTYPES = ["bfloat16", "float16", "float32"]
 
 
 def embeddings_like(name, passages, width):
@@ -43,10 +43,10 @@ KINDS = ["random", "unequal lengths", "collapsed", "tiny", "near ties", "small i
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("passages", [1, 7, 300, 4099])
-def test_search__gives_the_ids_and_order_of_a_search_in_float64(kind, dtype, passages, brute_force):
+def test_search__gives_the_ids_and_order_of_a_search_in_float64(kind, dtype, passages, brute_force, scan):
     embeddings = embeddings_like(kind, passages, 24)
     queries = np.abs(embeddings_like("small integers" if kind == "small integers" else "random", 9, 24))
-    index = Exact(ExactIndex(dtype=dtype), embeddings)
+    index = Exact(scan(dtype), embeddings)
     for k in sorted({1, min(8, passages), max(1, passages // 3), passages}):
         scores, ids = index.search(torch.from_numpy(queries), k)
         expected_scores, expected = brute_force(embeddings, queries, k)
@@ -60,18 +60,20 @@ def test_search__gives_the_ids_and_order_of_a_search_in_float64(kind, dtype, pas
 # ---- what the bound must allow for, one part at a time; embeddings and their opposites are centred at zero ----
 
 
-def test_search__finds_the_best_passage_when_rounding_favours_another(brute_force):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_search__finds_the_best_passage_when_rounding_favours_another(dtype, brute_force, scan):
     # Every value of the best passage is rounded down, every value of the other one up, but for the last, which keeps
     # the scores small beside these errors.
-    unit = 2.0**-8
+    kind = getattr(torch, dtype)
+    unit = torch.finfo(kind).eps / 2
     best = [1 + 0.99 * unit] * 24 + [-22]
     other = [1 + 3.01 * unit, 1 - 1.49 * unit] * 12 + [-22]
     embeddings = np.float32([other, best, np.negative(other), np.negative(best)])
     queries = np.ones((1, 25), np.float32)
     assert brute_force(embeddings, queries, 1)[1] == 1
-    rounded = torch.from_numpy(embeddings).bfloat16().float().sum(1)
+    rounded = torch.from_numpy(embeddings).to(kind).float().sum(1)
     assert rounded[0] > rounded[1]
-    assert Exact(ExactIndex(), embeddings).search(torch.from_numpy(queries), 1)[1] == 1
+    assert Exact(scan(dtype), embeddings).search(torch.from_numpy(queries), 1)[1] == 1
 
 
 def test_search__finds_the_best_passage_when_the_rounding_of_scores_favours_another():
@@ -82,19 +84,30 @@ def test_search__finds_the_best_passage_when_the_rounding_of_scores_favours_anot
     assert Exact(ExactIndex(), embeddings).search(torch.ones(1, 3), 1)[1] == 1
 
 
-def test_search__is_exact_where_all_but_one_score_are_below_the_mean(brute_force):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_search__is_exact_where_all_but_one_score_are_below_the_mean(dtype, brute_force, scan):
     # Maxima may not be compared as integers there.
     half = np.random.default_rng(0).integers(-63, 64, (2048, 24)) / 64
     others = -1 + np.concatenate([half, -half])
     embeddings = np.concatenate([-others.sum(0, keepdims=True), others]).astype(np.float32)
     queries = np.random.default_rng(1).integers(1, 3, (9, 24)).astype(np.float32)
-    ids = Exact(ExactIndex(), embeddings).search(torch.from_numpy(queries), 8)[1]
+    ids = Exact(scan(dtype), embeddings).search(torch.from_numpy(queries), 8)[1]
     np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 8)[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_search__gives_ties_by_lower_id(dtype):
-    index = Exact(ExactIndex(dtype=dtype), np.ones((1000, 8), np.float32))
+@pytest.mark.parametrize("lengths", [(1e-12, 1), (1, 1e-12), (1e9, 1e9), (1e12, 1e-12), (1, 0)])
+def test_search__is_exact_whatever_the_lengths(lengths, dtype, brute_force, scan):
+    of_embeddings, of_queries = (np.float32(length) for length in lengths)
+    embeddings = of_embeddings * embeddings_like("unequal lengths", 3000, 24)
+    queries = of_queries * embeddings_like("random", 9, 24)
+    ids = Exact(scan(dtype), embeddings).search(torch.from_numpy(queries), 8)[1]
+    np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 8)[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_search__gives_ties_by_lower_id(dtype, scan):
+    index = Exact(scan(dtype), np.ones((1000, 8), np.float32))
     ids = index.search(torch.tensor([[1.0] * 8, [0.0] * 8, [-1.0] * 8]), 5)[1]
     assert ids.tolist() == [[0, 1, 2, 3, 4]] * 3
 
@@ -128,21 +141,23 @@ def test_search__holds_when_float32_products_are_allowed_less_precision(brute_fo
     np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 8)[1])
 
 
-@pytest.mark.skipif(not exact.has_fast_bfloat16(torch.device("cpu")), reason="scans in float32 here")
-def test_floor__is_above_nothing_that_a_brute_force_finds_and_lets_few_passages_by():
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 100), ("float16", 20)])
+def test_floor__is_above_nothing_that_a_brute_force_finds_and_lets_few_passages_by(dtype, most, scan):
+    if dtype == "bfloat16" and not exact.has_fast_bfloat16(torch.device("cpu")):
+        pytest.skip("scans in float32 here")
     # The bound is what exactness rests on: no score may be further from the truth, and it must be worth having.
     embeddings = torch.from_numpy(embeddings_like("unequal lengths", 4000, 128))
     queries = torch.from_numpy(embeddings_like("random", 32, 128))
-    index = Exact(ExactIndex(), embeddings)
-    low = queries.bfloat16()
-    scanned = (low @ index._scanned.T).double()
+    index = Exact(scan(dtype), embeddings)
+    scaled, wide, times = index._lowered(queries)
+    scanned = (wide @ index._scanned.T).double()
     centre = embeddings.float().mean(0).double()
-    true = queries.double() @ (embeddings.double() - centre).T
+    true = times[:, None] * (queries.double() @ (embeddings.double() - centre).T)
     reached = scanned.topk(8).values[:, -1].float()
-    floor = index._floor(reached, queries, low).double()
+    floor = index._floor(reached, scaled, wide).double()
     kth = true.topk(8).values[:, -1:]
     assert bool((scanned[true >= kth] >= floor[:, None].expand_as(true)[true >= kth]).all())
-    assert float((scanned >= floor[:, None]).sum(1).double().mean()) < 100
+    assert float((scanned >= floor[:, None]).sum(1).double().mean()) < most
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -168,7 +183,7 @@ def test_search__is_exact_on_a_gpu(brute_force):
     for kind in KINDS:
         embeddings = embeddings_like(kind, 20_000, 128)
         expected = brute_force(embeddings, queries, 8)[1]
-        for dtype in DTYPES:
+        for dtype in ("bfloat16", "float32"):
             index = Exact(ExactIndex(dtype=dtype), embeddings, "cuda")
             scores, ids = index.search(torch.from_numpy(queries).cuda(), 8)
             assert scores.is_cuda and ids.is_cuda
