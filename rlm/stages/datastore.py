@@ -69,7 +69,7 @@ def write_keys(
 ) -> None:
     """Write all windows' keys, from where the writer is to where it stops."""
     first = first_keys(windows)
-    together, begun = GROUP * settings.batch_size, writer.first
+    together, begun, stored = GROUP * settings.batch_size, writer.first, getattr(torch, settings.dtype)
     arrays = {name: _open_array(spoken / f"{name}.npy", int(first[-1]), writer.count) for name in SPOKEN if spoken}
     with model.keys(settings.key) as seen:
         for low in range(0, len(windows), together):
@@ -79,7 +79,7 @@ def write_keys(
             if writer.stop <= first[low]:
                 break
             # [keys of the group, width], and what is said there
-            keys = np.empty((first[high] - first[low], model.width), np.float32)
+            keys = torch.empty(int(first[high] - first[low]), model.width, dtype=stored)
             values = np.empty(len(keys), np.int64)
             order = low + np.argsort(-windows.places(np.arange(low, high))[2], kind="stable")
             for start in range(0, len(order), settings.batch_size):
@@ -91,7 +91,7 @@ def write_keys(
                     hidden = model.hidden(batch["ids"].to(device))
                     at = np.concatenate([np.arange(first[w], first[w + 1]) for w in some])
                     kept = scored.to(device)
-                    keys[at - first[low]] = seen[0].view(*kept.shape, -1)[kept].float().cpu().numpy()
+                    keys[at - first[low]] = seen[0].view(*kept.shape, -1)[kept].to(stored).cpu()
                     values[at - first[low]] = batch["targets"][scored].numpy()
                     if arrays:
                         said = torch.log_softmax(model.logits(hidden[kept]).float(), -1)
