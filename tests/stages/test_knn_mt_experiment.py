@@ -60,15 +60,23 @@ def test_key__when_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_distinct_stages__when_rows_share_a_model() -> None:
     rows = cells()
     names = [stage.name for stage, _ in distinct_stages(rows.values()).values()]
-    # trained on, two tests, and four datastores: own, a tenth of it, wrong
+    # trained on, two tests, and three datastores: own, a tenth of it, wrong
     assert {name: names.count(name) for name in names} == {
-        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "datastore_index": 1, "mt_translate": 18, "mt_score": 18}
+        **{"parallel": 6, "mt_train": 1, "mt_datastore": 3, "mt_translate": 16, "mt_score": 16}
     }
     assert len({cell.stages["train"].key for cell in rows.values()}) == 1
     assert rows["Own and wrong datastores"].stages["datastore_0"].key == rows["+ kNN"].stages["datastore_0"].key
     assert (
         rows["Own and wrong datastores"].stages["datastore_1"].key == rows["Wrong datastore"].stages["datastore_0"].key
     )
+
+
+def test_distinct_stages__when_rows_search_by_one_index() -> None:
+    rows = load_table(TABLE.with_name("knn_mt_search.yaml"), "tiny").cells(lambda source: "")
+    names = [s.name for s, _ in distinct_stages(cell for cell in rows if cell.dataset == "law").values()]
+    assert {name: names.count(name) for name in names} == {
+        **{"parallel": 4, "mt_train": 1, "mt_datastore": 1, "datastore_index": 1, "mt_translate": 8, "mt_score": 8}
+    }
 
 
 def test_stages__of_the_model_alone_do_not_depend_on_datastores() -> None:
