@@ -1,8 +1,8 @@
 """Writing a datastore beside the language model's bare forward pass, and searching one that is larger than memory.
 
-The first part writes the keys of random tokens with a GPT-2 of random weights, and computes its logits for the same
-windows, in turn: tokens/s of both, and their ratio (median over rounds). The second writes `--keys` keys in a process
-of its own, searches them exactly, and tells the resident memory at its highest.
+The first part writes the keys of random tokens with a GPT-2 of random weights, and passes the same windows forward,
+without logits, in turn: tokens/s of both, and their ratio (median over rounds). The second writes `--keys` keys in a
+process of its own, searches them exactly, and tells the resident memory at its highest.
 
     python benchmarks/datastore.py [--layers 6] [--width 384] [--rounds 3] [--keys 10000000] [--threads N]
 """

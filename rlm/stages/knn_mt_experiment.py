@@ -226,6 +226,10 @@ def _model(e: KnnMtExperiment) -> list[str]:
                 f"tokenizer.kind: found {e.tokenizer.kind}, but the model is a checkpoint with a vocabulary of its own;"
                 f" write {{kind: pretrained, name: {e.model.name}}}"
             )
+        elif e.tokenizer.name != e.model.name:
+            mistakes.append(
+                f"tokenizer.name: found {e.tokenizer.name}, but the model reads its own; write {e.model.name}"
+            )
         return mistakes
     if e.train is None or not e.training:
         return ["train: a model from scratch has to be trained; write `train` and the domains of `training`"]

@@ -25,6 +25,8 @@ def run(config: KnnSearchConfig, inputs: dict[str, Path], folder: Path, context:
     """
     made_of = {role: name for role, name in describe(inputs["queries"]).items() if role in MADE_OF}
     queries, store = Datastore.open(inputs["queries"] / "datastore", whole=False), open_stores(inputs, **made_of)
+    if config.k > len(store):
+        raise ValueError(f"search.k: {config.k} neighbours of a datastore of {len(store)} keys; write at most so many")
     if not isinstance(config.index, ExactIndex):
         import_faiss().omp_set_num_threads(context.threads)
     search = open_search(config.index, store, inputs.get("index"), searching(context))

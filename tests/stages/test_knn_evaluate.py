@@ -10,13 +10,10 @@ import pytest
 
 from rlm.data.documents import Documents
 from rlm.models.knn_config import CacheConfig, KnnConfig, KnnEvaluateConfig
-from rlm.retrieval.config import FaissFlat
 from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.knn_table import KnnTable
 from rlm.stages import knn_evaluate
-from tests.stages.knn_world import STORE, K, KnnWorld, made, passed, searched, write_knn_world
-from tests.stages.test_datastore import Killed
-from tests.worlds import Surroundings
+from tests.stages.knn_world import K, KnnWorld, made, searched, write_knn_world
 
 
 @pytest.fixture(scope="module")
@@ -154,34 +151,3 @@ def test_evaluate__when_more_neighbours_are_read_than_were_searched(world: KnnWo
 def test_evaluate__when_a_token_is_impossible(world: KnnWorld, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weight of 1 makes them impossible.*write a weight below 1"):
         evaluated(tmp_path / "e", world.evaluation, knn=fixed(k=1, weight=1.0))
-
-
-def test_search__when_killed_goes_on(world: KnnWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlm.retrieval.knn_table.write_knn.__defaults__", (None, 64))
-    with pytest.raises(KeyboardInterrupt):
-        searched(tmp_path / "killed", world.queries, world.datastore, context=Killed())
-    goes_on = Surroundings()
-    again = searched(tmp_path / "killed", world.queries, world.datastore, context=goes_on)
-    assert goes_on.shown[0][0] == 3 * 64, "after the second block"
-    for name in ("distances", "ids", "tokens"):
-        np.testing.assert_array_equal(np.load(again / f"{name}.npy"), np.load(world.search / f"{name}.npy"))
-    finished = Surroundings()
-    searched(tmp_path / "killed", world.queries, world.datastore, context=finished)
-    assert finished.shown == [], "nothing is searched again after the last block"
-    (again / "ids.npy").write_bytes((again / "ids.npy").read_bytes()[:-8])
-    with pytest.raises(ValueError, match="damaged"):
-        KnnTable.open(again)
-
-
-def test_search__when_the_datastore_is_of_something_else(world: KnnWorld, tmp_path: Path) -> None:
-    settings = replace(STORE, key="attention_input")
-    other = passed(tmp_path / "keys", world.tuned, world.model, settings=settings)
-    with pytest.raises(ValueError, match="another key .key: written with attention_input, read with ffn_input"):
-        searched(tmp_path / "search", world.queries, other)
-    with pytest.raises(ValueError, match="k = 100000 of a datastore of"):
-        searched(tmp_path / "deep", world.queries, world.datastore, k=100_000)
-
-
-def test_search__by_faiss_is_as_exact(world: KnnWorld, tmp_path: Path) -> None:
-    flat = KnnTable.open(searched(tmp_path / "flat", world.queries, world.datastore, index=FaissFlat()))
-    np.testing.assert_allclose(flat.distances, KnnTable.open(world.search).distances, rtol=1e-2, atol=1e-2)

@@ -189,3 +189,8 @@ def test_check_knn_mt__when_fields_do_not_fit_together(setting: str) -> None:
     with pytest.raises(ConfigError) as raised:
         table(setting, rows=["+ kNN"])
     assert MISTAKES[setting] in str(raised.value)
+
+
+def test_check_knn_mt__when_the_tokenizer_is_of_another_checkpoint() -> None:
+    with pytest.raises(ConfigError, match="tokenizer.name: found t5, but the model reads its own; write Helsinki-NLP"):
+        table("tokenizer.name=t5", scale="paper")
