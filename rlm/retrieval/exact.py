@@ -42,6 +42,8 @@ MAXIMA = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Group maxima held at a time."""
 CANDIDATES = 1 << 22
 """Re-ranked together: beyond this (passages that are nearly the same), queries are searched in halves."""
+REACHED = 1 << 26
+"""Group maxima that are looked at one by one, likewise."""
 ROWS = 1 << 16
 """Embeddings read, or re-ranked, at a time."""
 ALIGNED = {"cpu": 1, "cuda": 8}
@@ -110,9 +112,9 @@ class Exact(Index):
         self._scale = 1.0
         """What they are times."""
         if low == torch.float16:
-            longest = float(torch.stack([rows.norm(dim=1).max() for _, rows in self._rows()]).max())
-            exponent = max(math.frexp(longest)[1], math.frexp(math.sqrt(largest))[1], -50)  # float32 holds its square
-            self._scale = LENGTH / 2.0**exponent
+            longest = float(torch.stack([_lengths(rows).max() for _, rows in self._rows()]).max())
+            exponents = (math.frexp(length)[1] for length in (longest, math.sqrt(largest)) if length)
+            self._scale = LENGTH / 2.0 ** max([-50, *exponents])  # whose square float32 holds
         self._bias = largest * self._scale**2
         self._memory: dict[str, Tensor] = {}
         norms, residuals = [], []
@@ -125,8 +127,8 @@ class Exact(Index):
             if bias is not None:
                 parts = in_parts(bias[some].to(self.device) * self._scale**2, low)
                 self._scanned[some, self.dim : self.dim + BIASES] = parts
-            norms.append(rows.norm(dim=1).max())
-            residuals.append((rows - scanned.float()).norm(dim=1).max())
+            norms.append(_lengths(rows).max())
+            residuals.append(_lengths(rows - scanned.float()).max())
         self._norm, self._residual = float(torch.stack(norms).max()), float(torch.stack(residuals).max())
         if not np.isfinite(self._norm):
             raise ValueError("embeddings hold NaN or infinity: did the retriever's training diverge?")
@@ -158,9 +160,10 @@ class Exact(Index):
             raise ValueError("queries hold NaN or infinity: did the retriever's training diverge?")
         step = self._together(k)
         parts = []
-        for start in range(0, len(queries), step):
-            parts.append(self._best(queries[start : start + step], k))
-            self._let_go()
+        with torch.autocast(self.device.type, enabled=False):  # the bound is of these types
+            for start in range(0, len(queries), step):
+                parts.append(self._best(queries[start : start + step], k))
+                self._let_go()
         if not parts:
             nothing = torch.zeros(0, k, dtype=torch.int64, device=self.device)
             return nothing.double(), nothing
@@ -196,13 +199,18 @@ class Exact(Index):
             self._positive = False  # nor will it be next time
             return self._best(queries, k, positive=False)
         outer, query = (coarse >= floor).nonzero(as_tuple=True)
+        if len(outer) * groups > REACHED and len(queries) > 1:
+            return self._in_halves(queries, k)
         pair, inner = (maxima[outer, :, query] >= floor[query, None]).nonzero(as_tuple=True)
         first, query = (outer[pair] * groups + inner) * group, query[pair]
         if len(first) * group > CANDIDATES and len(queries) > 1:
-            halves = [self._best(half, k) for half in queries.chunk(2)]
-            return torch.cat([scores for scores, _ in halves]), torch.cat([ids for _, ids in halves])
+            return self._in_halves(queries, k)
         row, query = self._within(first, query, group, wide, floor)
         return self._rank(row, query, queries, k)
+
+    def _in_halves(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        halves = [self._best(half, k) for half in queries.chunk(2)]
+        return torch.cat([scores for scores, _ in halves]), torch.cat([ids for _, ids in halves])
 
     def _group_maxima(self, wide: Tensor, group: int, groups: int, positive: bool) -> Tensor:
         """Largest scanned score of each group, -inf where a group is empty: [groups of groups, groups, queries]."""
@@ -234,8 +242,9 @@ class Exact(Index):
         scanned need them, [queries, scanned]; and what their scores are times, [queries]."""
         factor = torch.full((len(queries),), self._scale, device=self.device)
         if self._scanned.dtype == torch.float16:
-            exponent = math.frexp(LENGTH)[1] - 1 - torch.frexp(queries.norm(dim=1)).exponent
-            bits = (exponent.clamp(-100, 100) + 127) << 23
+            length = _lengths(queries).clamp(min=2.0**-100)
+            exponent = math.frexp(LENGTH)[1] - 1 - torch.frexp(length).exponent
+            bits = (exponent.clamp(-126, 100) + 127) << 23
             fitting = bits.to(torch.int32).view(torch.float32)  # such a power of two that none is longer than LENGTH
             factor = torch.minimum(fitting, factor) if self._biases else fitting
         scaled = queries * factor[:, None]
@@ -246,15 +255,15 @@ class Exact(Index):
 
     def _sums(self, wide: Tensor) -> Tensor:
         """What no score of a query is larger than, in size: [queries]."""
-        return wide[:, : self.dim].float().norm(dim=1) * (self._norm + self._residual) + self._bias
+        return _lengths(wide[:, : self.dim]) * (self._norm + self._residual) + self._bias
 
     def _error(self, scaled: Tensor, wide: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """How far what a scanned score is rounded from may be from a score with what is added to it: [queries]."""
-        low = wide[:, : self.dim].float()
-        rounding = self.dim * 2.0**-22
+        low = wide[:, : self.dim]
+        rounding = wide.shape[1] * 2.0**-22
         if wide.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
             rounding += 2.0**-6  # both factors may be rounded to bfloat16
-        error = (scaled - low).norm(dim=1) * self._norm + low.norm(dim=1) * self._residual
+        error = _lengths(scaled - low.float()) * self._norm + _lengths(low) * self._residual
         size = added.abs() if isinstance(added, Tensor) else added
         # float16 has no numbers between 0 and 2^-24
         least = 2.0**-20 if wide.dtype == torch.float16 else 1e-30
@@ -300,6 +309,11 @@ class Exact(Index):
         path = folder / "embeddings.npy"
         if not path.exists():
             np.save(path, self.embeddings.float().cpu().numpy())
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Of each row; in float64, which holds the squares of all that float32 holds."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 
 
 def scanned_type(config: ExactIndex | ShardedExact, device: torch.device) -> torch.dtype:

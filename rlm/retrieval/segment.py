@@ -65,7 +65,8 @@ class Segment(Exact):
             than: squared distances, [queries].
         """
         pairs = zip(queries.to(self.device).split(QUERIES), than.to(self.device).split(QUERIES), strict=True)
-        parts = [self._nearer(some - self._centre, distances, k) for some, distances in pairs]
+        with torch.autocast(self.device.type, enabled=False):
+            parts = [self._nearer(some - self._centre, distances, k) for some, distances in pairs]
         return torch.cat([distances for distances, _ in parts]).cpu(), torch.cat(
             [rows for _, rows in parts]
         ).cpu() + self.first
@@ -92,8 +93,7 @@ class Segment(Exact):
         least = likely - 2 * SLACK * self._error(scaled, wide, likely)
         found = self._reaching(wide, least)
         if found is None:
-            halves = [self._best(half, k) for half in queries.chunk(2)]
-            return torch.cat([distances for distances, _ in halves]), torch.cat([rows for _, rows in halves])
+            return self._in_halves(queries, k)
         reached = found.reached(k)
         half_a_unit = torch.finfo(wide.dtype).eps / 2
         needed = (1 - SLACK * half_a_unit) * reached.double() - 2 * self._error(scaled, wide, least)
@@ -116,7 +116,7 @@ class Segment(Exact):
 
         What is scanned is the score less the least, so that its sign tells, and rounding is finest where it matters.
         """
-        columns = -(-len(wide) // PADDING) * PADDING
+        columns = max(1, -(-len(wide) // PADDING)) * PADDING
         padded = wide.new_zeros(columns, wide.shape[1])
         padded[:, -1] = -1.0
         padded[: len(wide)] = wide
@@ -147,6 +147,13 @@ class Segment(Exact):
             if 2 * count > CANDIDATES[self.device.type] and len(wide) > 1:
                 return None
         return Groups(len(wide), *(torch.cat(each) for each in zip(*found, strict=True)))
+
+    def _error(self, scaled: Tensor, wide: Tensor, added: Tensor | float = 0.0) -> Tensor:
+        # a key that is nearer only by how float32 rounds distances is a candidate, too
+        length, of_bias = scaled.norm(dim=1), wide[:, self.dim].float()
+        # what (|q| + |k|)^2 is in a score; beyond what float32 tells apart, of_bias is 0 and all are candidates
+        farthest = length.square() / of_bias + 2 * length * self._norm + of_bias * self._norm**2
+        return super()._error(scaled, wide, added) + farthest * (ROUNDED - 1) / 4
 
     def _within(self, first: Tensor, query: Tensor, group: int, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """As that of `Exact`, on the CPU with one product for all candidates of a query: they are many."""
@@ -185,16 +192,20 @@ class Segment(Exact):
         """
         nearest = torch.full((len(queries), k), torch.inf, device=self.device)
         ids = torch.zeros(len(queries), k, dtype=torch.int64, device=self.device)
-        for some, place, outside in _places(counts, RANKED[self.device.type] // self.dim):
+        together = max(1, RANKED[self.device.type] // self.dim)
+        for some, place, outside in _places(counts, together):
             rows = row[place]
-            keys = (
-                self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre).view(*rows.shape, self.dim)
-            )
-            distances = squared_distances(queries[some], keys).masked_fill_(outside, torch.inf)
-            most = place.shape[1]
-            nearest[some, :most], best = ascending(distances, k)
+            # one query may have more
+            parts = [self._distances(queries[some], part) for part in rows.split(max(1, together // len(rows)), 1)]
+            most = rows.shape[1]
+            nearest[some, :most], best = ascending(torch.cat(parts, 1).masked_fill_(outside, torch.inf), k)
             ids[some, :most] = rows.gather(1, best)
         return nearest, ids
+
+    def _distances(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """Squared, of each query to keys of its own, [queries, keys]."""
+        keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre)
+        return squared_distances(queries, keys.view(*rows.shape, self.dim))
 
 
 @dataclass(frozen=True)

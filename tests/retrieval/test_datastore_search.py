@@ -12,7 +12,7 @@ from rlm.retrieval.datastore import Datastore
 from rlm.retrieval.datastore_search import ExactSearch, FaissSearch, build_faiss, open_search, save_faiss
 from rlm.retrieval.datastore_writer import DatastoreWriter
 from rlm.retrieval.exact import Exact
-from rlm.retrieval.segment import CANDIDATES, SAMPLED, Segment
+from rlm.retrieval.segment import CANDIDATES, RANKED, SAMPLED, Segment
 from tests.retrieval.test_exact import DTYPES, KINDS, embeddings_like
 
 DIM, KEYS = 24, 3000
@@ -105,6 +105,43 @@ def test_exact__whatever_the_lengths_and_far_from_all(tmp_path: Path, states, le
     for found in (distances, own):
         np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=1e-9 * length**2)
     assert all(len(set(row)) == k for row in ids.tolist())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [8, 64])
+@pytest.mark.parametrize("segment", [None, 1000])
+def test_exact__while_others_compute_in_bfloat16(tmp_path: Path, states, k, segment, dtype, scan) -> None:
+    search = ExactSearch(stored(tmp_path, states[0]), scan(dtype), segment=segment)
+    alone = search.search(states[1], k)
+    with torch.autocast("cpu", torch.bfloat16):
+        beside = search.search(states[1], k)
+    assert all(torch.equal(one, other) for one, other in zip(alone, beside, strict=True))
+
+
+def test_exact__when_a_long_key_makes_most_others_candidates(tmp_path: Path, states, monkeypatch) -> None:
+    keys = states[0].copy()
+    keys[5] *= 1e4
+    compared, distances_of = [], Segment._distances
+
+    def counted(self, queries, rows):
+        compared.append(rows.numel() * self.dim)
+        return distances_of(self, queries, rows)
+
+    monkeypatch.setattr(Segment, "_distances", counted)
+    monkeypatch.setitem(RANKED, "cpu", 1 << 14)
+    distances, ids = ExactSearch(stored(tmp_path, keys), ExactIndex()).search(states[1], 64)
+    wanted, _ = by_hand(keys, states[1], 64)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5, atol=1e-5)
+    assert max(compared) <= 1 << 14 < len(keys) * DIM
+    assert all(len(set(row)) == 64 for row in ids.tolist())
+
+
+@pytest.mark.parametrize("segment", [None, 1000])
+def test_exact__of_no_queries_finds_nothing(tmp_path: Path, states, segment) -> None:
+    distances, ids = ExactSearch(stored(tmp_path, states[0]), ExactIndex(), segment=segment).search(
+        torch.zeros(0, DIM), 8
+    )
+    assert distances.shape == ids.shape == (0, 8)
 
 
 def test_exact__gives_a_key_itself_the_distance_0(tmp_path: Path, states) -> None:

@@ -96,7 +96,7 @@ def test_search__is_exact_where_all_but_one_score_are_below_the_mean(dtype, brut
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lengths", [(1e-12, 1), (1, 1e-12), (1e9, 1e9), (1e12, 1e-12), (1, 0)])
+@pytest.mark.parametrize("lengths", [(1e-12, 1), (1, 1e-12), (1e9, 1e9), (1e12, 1e-12), (1, 0), (1e-12, 0)])
 def test_search__is_exact_whatever_the_lengths(lengths, dtype, brute_force, scan):
     of_embeddings, of_queries = (np.float32(length) for length in lengths)
     embeddings = of_embeddings * embeddings_like("unequal lengths", 3000, 24)
@@ -117,9 +117,25 @@ def test_search__is_exact_when_batches_blocks_and_candidates_are_split(monkeypat
     monkeypatch.setattr(exact, "BLOCK", {"cpu": 4096})
     monkeypatch.setattr(exact, "ROWS", 128)
     monkeypatch.setattr(exact, "CANDIDATES", 512)
+    monkeypatch.setattr(exact, "REACHED", 1024)
     embeddings, queries = embeddings_like("copies", 5000, 16), embeddings_like("random", 37, 16)
     ids = Exact(ExactIndex(), embeddings).search(torch.from_numpy(queries), 6)[1]
     np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 6)[1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_search__is_exact_for_queries_whose_squares_float32_does_not_hold(dtype, brute_force, scan):
+    embeddings, queries = embeddings_like("random", 3000, 24), np.float32(5e18) * embeddings_like("random", 9, 24)
+    ids = Exact(scan(dtype), embeddings).search(torch.from_numpy(queries), 8)[1]
+    np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 8)[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_search__is_exact_while_others_compute_in_bfloat16(dtype, brute_force, scan):
+    embeddings, queries = embeddings_like("random", 3000, 24), embeddings_like("random", 9, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = Exact(scan(dtype), embeddings).best(torch.from_numpy(queries), 8)[1]
+    np.testing.assert_array_equal(ids.numpy(), brute_force(embeddings, queries, 8)[1])
 
 
 def test_search__is_the_same_whatever_was_searched_before():
