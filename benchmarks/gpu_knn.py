@@ -29,7 +29,7 @@ from rlm.retrieval.segment import SCORES
 
 TABLE = Path(__file__).parent.parent / "experiments" / "knn_lm_datastore.yaml"
 CHECKED = 8
-"""Queries whose ids are compared."""
+"""Queries whose neighbours are compared."""
 
 
 def farther(keys: Tensor, queries: Tensor, ids: Tensor) -> float:
@@ -58,12 +58,12 @@ def searching(store: Datastore, queries: Tensor, ks: Sequence[int], device: torc
     ]
     for together in (QUERIES // 8, QUERIES):
         asked = queries[:together]
-        low = segment._widened(asked.to(device, scanned.dtype))
+        wide = segment._lowered(asked.to(device))[1]
         step = max(1, SCORES[device.type] // together)
 
-        def products(k: int = 0, low: Tensor = low, step: int = step) -> None:
+        def products(k: int = 0, wide: Tensor = wide, step: int = step) -> None:
             for some in scanned.split(step):
-                scores = low @ some.T
+                scores = wide @ some.T
                 if k:
                     scores.topk(min(k, len(some)), dim=1, sorted=False)
 

@@ -112,7 +112,7 @@ class Exact(Index):
         self._scale = 1.0
         """What they are times."""
         if low == torch.float16:
-            longest = float(torch.stack([_lengths(rows).max() for _, rows in self._rows()]).max())
+            longest = float(torch.stack([lengths(rows).max() for _, rows in self._rows()]).max())
             exponents = (math.frexp(length)[1] for length in (longest, math.sqrt(largest)) if length)
             self._scale = LENGTH / 2.0 ** max([-50, *exponents])  # whose square float32 holds
         self._bias = largest * self._scale**2
@@ -127,8 +127,8 @@ class Exact(Index):
             if bias is not None:
                 parts = in_parts(bias[some].to(self.device) * self._scale**2, low)
                 self._scanned[some, self.dim : self.dim + BIASES] = parts
-            norms.append(_lengths(rows).max())
-            residuals.append(_lengths(rows - scanned.float()).max())
+            norms.append(lengths(rows).max())
+            residuals.append(lengths(rows - scanned.float()).max())
         self._norm, self._residual = float(torch.stack(norms).max()), float(torch.stack(residuals).max())
         if not np.isfinite(self._norm):
             raise ValueError("embeddings hold NaN or infinity: did the retriever's training diverge?")
@@ -242,7 +242,7 @@ class Exact(Index):
         scanned need them, [queries, scanned]; and what their scores are times, [queries]."""
         factor = torch.full((len(queries),), self._scale, device=self.device)
         if self._scanned.dtype == torch.float16:
-            length = _lengths(queries).clamp(min=2.0**-100)
+            length = lengths(queries).clamp(min=2.0**-100)
             exponent = math.frexp(LENGTH)[1] - 1 - torch.frexp(length).exponent
             bits = (exponent.clamp(-126, 100) + 127) << 23
             fitting = bits.to(torch.int32).view(torch.float32)  # such a power of two that none is longer than LENGTH
@@ -255,7 +255,7 @@ class Exact(Index):
 
     def _sums(self, wide: Tensor) -> Tensor:
         """What no score of a query is larger than, in size: [queries]."""
-        return _lengths(wide[:, : self.dim]) * (self._norm + self._residual) + self._bias
+        return lengths(wide[:, : self.dim]) * (self._norm + self._residual) + self._bias
 
     def _error(self, scaled: Tensor, wide: Tensor, added: Tensor | float = 0.0) -> Tensor:
         """How far what a scanned score is rounded from may be from a score with what is added to it: [queries]."""
@@ -263,7 +263,7 @@ class Exact(Index):
         rounding = wide.shape[1] * 2.0**-22
         if wide.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
             rounding += 2.0**-6  # both factors may be rounded to bfloat16
-        error = _lengths(scaled - low.float()) * self._norm + _lengths(low) * self._residual
+        error = lengths(scaled - low.float()) * self._norm + lengths(low) * self._residual
         size = added.abs() if isinstance(added, Tensor) else added
         # float16 has no numbers between 0 and 2^-24
         least = 2.0**-20 if wide.dtype == torch.float16 else 1e-30
@@ -311,7 +311,7 @@ class Exact(Index):
             np.save(path, self.embeddings.float().cpu().numpy())
 
 
-def _lengths(rows: Tensor) -> Tensor:
+def lengths(rows: Tensor) -> Tensor:
     """Of each row; in float64, which holds the squares of all that float32 holds."""
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlm.retrieval.config import ExactIndex
-from rlm.retrieval.exact import BIASES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts
+from rlm.retrieval.exact import BIASES, GROUP, GROUPS, PADDING, QUERIES, SLACK, Exact, in_parts, lengths
 
 RANKED = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Numbers of candidates' keys that are compared together: on the CPU, what the cache holds."""
@@ -120,7 +120,7 @@ class Segment(Exact):
         padded = wide.new_zeros(columns, wide.shape[1])
         padded[:, -1] = -1.0
         padded[: len(wide)] = wide
-        most = 1.01 * self._sums(wide).double() + 1.0  # beyond what any scanned score is, and no larger than float16 is
+        most = 1.01 * self._sums(wide) + 1.0  # beyond what any scanned score is, and no larger than float16 is
         padded[: len(wide), -self.ones :] = in_parts(-torch.minimum(torch.maximum(least, -most), most), wide.dtype)
         step = max(1, SCORES[self.device.type] // (columns * GROUP)) * GROUP
         block = self._kept("block", min(step, -(-self.size // GROUP) * GROUP), columns)
@@ -150,7 +150,7 @@ class Segment(Exact):
 
     def _error(self, scaled: Tensor, wide: Tensor, added: Tensor | float = 0.0) -> Tensor:
         # a key that is nearer only by how float32 rounds distances is a candidate, too
-        length, of_bias = scaled.norm(dim=1), wide[:, self.dim].float()
+        length, of_bias = lengths(scaled), wide[:, self.dim].double()
         # what (|q| + |k|)^2 is in a score; beyond what float32 tells apart, of_bias is 0 and all are candidates
         farthest = length.square() / of_bias + 2 * length * self._norm + of_bias * self._norm**2
         return super()._error(scaled, wide, added) + farthest * (ROUNDED - 1) / 4
