@@ -35,6 +35,8 @@ FREE = 0.6
 """Share of a GPU's free memory that may be held."""
 SAMPLE = 1 << 12
 """Keys whose mean is the centre."""
+NEAR = 2.0**-8
+"""Squared distances below this share of a query's squared length are computed from differences by faiss flat."""
 QUERIES = 64
 """Whose distances are computed again together, from keys on the disk."""
 
@@ -84,7 +86,7 @@ class ExactSearch:
         self, store: Datastore, config: ExactIndex, devices: Sequence[str] = ("cpu",), segment: int | None = None
     ) -> None:
         self.store, self.config, self.devices = store, config, [torch.device(name) for name in devices]
-        # one for all segments, so that equal keys are at equal distances wherever they are
+        # one for all segments: they are scanned alike
         step = -(-len(store) // SAMPLE)
         # copies: views would keep all pages resident
         sample = np.concatenate([keys[-first % step :: step].copy() for first, keys in store.slices()])
@@ -172,7 +174,13 @@ class FaissSearch:
         faiss = import_faiss()
         if isinstance(self.config, FaissFlat):
             faiss.cvar.distance_compute_blas_threshold = 1  # stock faiss takes a slow path for few queries
-            return self.index.search(queries, depth)
+            distances, ids = self.index.search(queries, depth)
+            # |q|^2 - 2 q k + |k|^2 in float32 cannot tell near keys apart that are far from the origin
+            near = distances[:, 0] < NEAR * np.square(queries, dtype=np.float64).sum(1)
+            if near.any():
+                faiss.cvar.distance_compute_blas_threshold = 1 << 30  # differences, key by key
+                distances[near], ids[near] = self.index.search(queries[near], depth)
+            return distances, ids
         probes = min(self.config.probes, self.index.nlist)
         distances, ids = self.index.search(queries, depth, params=faiss.SearchParametersIVF(nprobe=probes))
         short = ids[:, -1] < 0

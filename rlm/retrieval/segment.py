@@ -2,7 +2,9 @@
 
 |q - k|^2 = |q|^2 - 2 (q k - |k|^2 / 2): the nearest key is the one with the largest inner product plus a bias, which
 `rlm.retrieval.exact` scans in 16 bits with a bound on the error. Distances are then computed from the keys themselves,
-in float32. Keys and queries are moved by the mean key first, which changes no distance and makes the bias small.
+in float32. What is scanned is moved by the mean key first, which makes the bias small. That changes no distance but by
+rounding, which may be more than what tells near keys apart far from the origin: the bound allows for it, and distances
+are those of keys and queries as they were given, whose differences float32 holds the better the nearer they are.
 
 Where many neighbours are wanted, groups of keys keep nothing out. Then a sample of the keys tells which score about so
 many reach, and one scan keeps those that do.
@@ -36,6 +38,9 @@ INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float
 """Of the same size."""
 ROUNDED = 1 + 2.0**-19
 """A squared distance in float32 to what it may be in truth, at most."""
+MOVED = 2.0**-23
+"""Half a squared distance changes by at most this share of (|q| + |k|)^2 where q and k are moved in float32, which
+rounds each number by 2^-24 of it: |q - k| changes by at most 2^-24 (|q| + |k|), and it is itself at most |q| + |k|."""
 WORD = 4
 """Comparisons that are looked at together, as one integer."""
 
@@ -53,7 +58,7 @@ class Segment(Exact):
 
     def nearest(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Squared distances and ids of the min(k, keys) nearest."""
-        distances, rows = self.best(queries.to(self.device) - self._centre, min(k, self.size))
+        distances, rows = self.best(queries.to(self.device), min(k, self.size))
         return distances.cpu(), rows.cpu() + self.first
 
     def nearer(self, queries: Tensor, k: int, than: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +71,7 @@ class Segment(Exact):
         """
         pairs = zip(queries.to(self.device).split(QUERIES), than.to(self.device).split(QUERIES), strict=True)
         with torch.autocast(self.device.type, enabled=False):
-            parts = [self._nearer(some - self._centre, distances, k) for some, distances in pairs]
+            parts = [self._nearer(some, distances, k) for some, distances in pairs]
         return torch.cat([distances for distances, _ in parts]).cpu(), torch.cat(
             [rows for _, rows in parts]
         ).cpu() + self.first
@@ -74,7 +79,7 @@ class Segment(Exact):
     def _nearer(self, queries: Tensor, than: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scaled, wide, times = self._lowered(queries)
         # q k - |k|^2 / 2 = (|q|^2 - d^2) / 2, for a distance that float32 may have rounded; and scanned keys have moved
-        asked = queries.double()
+        asked = (queries - self._centre).double()
         least = (asked.square().sum(1) - ROUNDED * than.double()) / 2 + asked @ (self._centre - self._moved).double()
         least *= times
         least -= SLACK * self._error(scaled, wide, least)
@@ -102,6 +107,9 @@ class Segment(Exact):
         for some in short.split(super()._together(k)) if len(short) else ():
             nearest[some], rows[some] = super()._best(queries[some], k)
         return nearest, rows
+
+    def _lowered(self, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return super()._lowered(queries - self._centre)
 
     def _samples(self, k: int) -> bool:
         # below, groups are too few for each to have but one of the k
@@ -153,7 +161,7 @@ class Segment(Exact):
         length, of_bias = lengths(scaled), wide[:, self.dim].double()
         # what (|q| + |k|)^2 is in a score; beyond what float32 tells apart, of_bias is 0 and all are candidates
         farthest = length.square() / of_bias + 2 * length * self._norm + of_bias * self._norm**2
-        return super()._error(scaled, wide, added) + farthest * (ROUNDED - 1) / 4
+        return super()._error(scaled, wide, added) + farthest * ((ROUNDED - 1) / 4 + MOVED)
 
     def _within(self, first: Tensor, query: Tensor, group: int, wide: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
         """As that of `Exact`, on the CPU with one product for all candidates of a query: they are many."""
@@ -204,7 +212,7 @@ class Segment(Exact):
 
     def _distances(self, queries: Tensor, rows: Tensor) -> Tensor:
         """Squared, of each query to keys of its own, [queries, keys]."""
-        keys = self.embeddings.index_select(0, rows.flatten()).float().sub_(self._centre)
+        keys = self.embeddings.index_select(0, rows.flatten()).float()
         return squared_distances(queries, keys.view(*rows.shape, self.dim))
 
 

@@ -107,6 +107,30 @@ def test_exact__whatever_the_lengths_and_far_from_all(tmp_path: Path, states, le
     assert all(len(set(row)) == k for row in ids.tolist())
 
 
+def tight_clusters(away: float, apart: float, clusters: int = 8, members: int = 250) -> tuple[np.ndarray, torch.Tensor]:
+    """float32 keys in clusters so far from the origin, their members so little apart, and queries near 60 of them."""
+    rng = np.random.default_rng(0)
+    centres = away * rng.standard_normal((clusters, DIM)) + away
+    members_of = np.repeat(centres, members, 0) + apart * rng.standard_normal((clusters * members, DIM))
+    keys = rng.permutation(members_of).astype(np.float32)
+    return keys, torch.from_numpy((keys[:60] + apart * rng.standard_normal((60, DIM))).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 50, 96])
+@pytest.mark.parametrize("segment", [None, 600])
+@pytest.mark.parametrize(("away", "apart"), [(100.0, 1e-3), (1e4, 0.5), (1.0, 1e-5)])
+def test_exact__of_tight_clusters_far_from_the_origin(tmp_path: Path, away, apart, segment, k, dtype, scan) -> None:
+    """What tells members apart is less than what float32 rounds where it moves them."""
+    keys, queries = tight_clusters(away, apart)
+    distances, ids = ExactSearch(stored(tmp_path, keys), scan(dtype), segment=segment).search(queries, k)
+    wanted, wanted_ids = by_hand(keys, queries, k)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5)
+    assert (ids.numpy() == wanted_ids).mean() > 0.999
+    own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+    np.testing.assert_allclose(own, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [8, 64])
 @pytest.mark.parametrize("segment", [None, 1000])
@@ -232,6 +256,17 @@ def recall(ids: torch.Tensor, wanted: np.ndarray) -> float:
     return float(
         np.mean([len(set(row) & set(true)) / len(true) for row, true in zip(ids.tolist(), wanted, strict=True)])
     )
+
+
+def test_faiss_flat__of_tight_clusters_far_from_the_origin(tmp_path: Path) -> None:
+    keys, queries = tight_clusters(100.0, 1e-3)
+    queries = torch.cat([queries, torch.zeros(3, DIM)])  # from there, all clusters are far
+    store = stored(tmp_path, keys)
+    distances, ids = open_search(FaissFlat(), store, None, ["cpu"]).search(queries, 50)
+    wanted, _ = by_hand(keys, queries, 50)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-5)
+    own = ((keys.astype(float)[ids.numpy()] - queries.double().numpy()[:, None]) ** 2).sum(2)
+    np.testing.assert_allclose(own, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("rerank", "least"), [(0, 0.55), (1, 0.55), (4, 0.98)])
