@@ -1,6 +1,6 @@
 """Ablation tables: a base configuration and rows that each change a few fields (imports nothing heavy)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -103,18 +103,30 @@ class AblationTable:
         parts = [part for experiment in self.rows.values() for part in describe(experiment, dataset).split("; ")]
         return "; ".join(dict.fromkeys(parts))
 
-    def cells(self, content: Callable[[Any], str]) -> list[Cell]:
+    def cells(
+        self, content: Callable[[Any], str], files: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    ) -> list[Cell]:
         """One cell for every row, data set and seed.
 
         Args:
             content: digest of the files that a source reads from outside the store.
+            files: of a stage's configuration, SHA-256 by path of the files that the stage reads there.
         """
+        watched: dict[str, Stage] = {}
+
+        def watch(stage: Stage) -> Stage:
+            if stage.key not in watched:
+                inputs = {role: watch(source) for role, source in stage.inputs.items()}
+                watched[stage.key] = replace(stage, inputs=inputs, files=files(stage.config))
+            return watched[stage.key]
+
         read = {self.column(name).role for name in self.columns_read}
         cells = []
         for row, experiment in self.rows.items():
             for dataset in self.datasets:
                 for seed in self.seeds:
                     stages = MODELS[self.model].stages(experiment, dataset, seed, content)
+                    stages = {role: watch(stage) for role, stage in stages.items()}
                     leaves = tuple(role for role in stages if role in read)
                     cells.append(Cell(row=row, dataset=dataset, seed=seed, stages=stages, leaves=leaves))
         return cells

@@ -65,10 +65,11 @@ def runtime_of(options: argparse.Namespace) -> Runtime:
 
 def table_of(options: argparse.Namespace) -> tuple[AblationTable, list[Cell]]:
     """The table and its cells, from the command line."""
-    from rlm.data.sources import content_digest
+    from rlm.stages.outside import Content
 
     table = load_table(options.table, options.scale, options.rows, options.datasets, options.seeds, options.settings)
-    return table, table.cells(lambda source: content_digest(source, options.data))
+    content = Content(options.data)
+    return table, table.cells(content.digest, content.files)
 
 
 def _check_shares(stages: list[Stage], devices: int) -> None:

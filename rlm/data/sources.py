@@ -1,26 +1,12 @@
 """Where passages come from: the generated encyclopedia, files below the data folder, or the Hugging Face hub."""
 
 import difflib
-import functools
-import hashlib
-import json
-import os
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-from rlm.data.config import (
-    EncyclopediaSource,
-    FilesSource,
-    HubSource,
-    RulesTagger,
-    SpacyTagger,
-    TaggerConfig,
-    TokenClassificationTagger,
-)
+from rlm.data.config import EncyclopediaSource, FilesSource, HubSource
 from rlm.data.records import Problems, Record, read_records
 from rlm.errors import ConfigError
 
@@ -150,85 +136,3 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
             raise ConfigError(f"{data / pattern}: no such file; files of the folder: {', '.join(close)}")
         files.update(dict.fromkeys(matches))
     return list(files)
-
-
-class Checkpoint(Protocol):
-    """Weights or a tokenizer by folder or hub name."""
-
-    @property
-    def name(self) -> str: ...
-
-
-def content_digest(source: Source | TaggerConfig | Checkpoint, data: Path | None) -> str:
-    """SHA-256 over the bytes of the files that a source, tagger or checkpoint reads, in order; "" where it reads none.
-
-    A hub's data set or model is identified by its revision, which this returns for what has to have one. Files that did
-    not change since they were last read (path, size, time) are not read again, so planning stays fast.
-
-    Raises:
-        ConfigError: files that are missing.
-    """
-    if isinstance(source, FilesSource):
-        return _digest(source_files(source.files, data))
-    if isinstance(source, (EncyclopediaSource, RulesTagger, SpacyTagger)):
-        return ""
-    if isinstance(source, HubSource):
-        return source.revision
-    trained_on = source.train_files if isinstance(source, TokenClassificationTagger) else ()
-    files = source_files(trained_on, data) if trained_on else []
-    folder = Path(source.name).expanduser()
-    if folder.is_dir():
-        files += sorted(path for path in folder.iterdir() if path.is_file())
-    if files:
-        return _digest(files)
-    return (source.revision or "") if isinstance(source, TokenClassificationTagger) else ""
-
-
-def _digest(files: list[Path]) -> str:
-    return hashlib.sha256("\n".join(map(_sha256, files)).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _sha256_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _sha256_of(path: str, size: int, changed: int) -> str:
-    known = _remembered()
-    if known.get(path, [])[:2] == [size, changed]:
-        return str(known[path][2])
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file written just now may change again within the resolution of its time stamp.
-    if time.time_ns() - changed > 2e9:
-        _remember(
-            {name: entry for name, entry in known.items() if Path(name).exists()} | {path: [size, changed, digest]}
-        )
-    return digest
-
-
-def _remembered() -> dict[str, Any]:
-    """Path -> [size, time of change in ns, SHA-256]; empty if there is no such file, or a damaged one."""
-    try:
-        known = json.loads(_memory().read_text(encoding="utf-8"))
-    except (OSError, RuntimeError, ValueError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {name: entry for name, entry in known.items() if isinstance(entry, list) and len(entry) == 3}
-
-
-def _remember(known: dict[str, Any]) -> None:
-    try:
-        memory = _memory()
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="utf-8") as file:
-            json.dump(known, file)
-        os.replace(file.name, memory)
-    except (OSError, RuntimeError):
-        return  # a home that cannot be written to: remembered until this process ends
-
-
-def _memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm" / "digests.json"

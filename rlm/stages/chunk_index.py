@@ -41,7 +41,9 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
         if config.encoder is None:
             raise ConfigError("the chunk index has no `encoder`; name one, or set `index: {kind: bm25}`")
         index.mkdir(exist_ok=True)
-        embedder, _ = open_embedder(_write_encoder(folder, config.encoder, documents, context), chunks, device)
+        encoder = _write_encoder(folder, config.encoder, documents, context)
+        context.all_read()
+        embedder, _ = open_embedder(encoder, chunks, device)
         path, mark = index / "embeddings.npy", folder / "embedded.txt"
         write_embeddings(path, mark, embedder, len(chunks), context.progress)
         build_index(config.index, np.load(path, mmap_mode="c"), device, whole=True).save(index)

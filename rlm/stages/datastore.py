@@ -51,6 +51,7 @@ def _write(config: Any, inputs: dict[str, Path], folder: Path, context: Context,
     settings, documents = config["datastore"], Documents.open(inputs["text"])
     weights = inputs["model"] / WEIGHTS if "model" in inputs else None
     model = open_language_model(config["model"], documents.vocab_size, weights).to(device)
+    context.all_read()
     model_name = inputs["model"].name if "model" in inputs else f"{config['model'].name}@{config['model'].revision}"
     made_of = {"text": inputs["text"].name, "model": model_name, "key": settings.key}
     writer = DatastoreWriter(folder / DATASTORE, model.width, documents.vocab_size, made_of, settings.dtype, **options)

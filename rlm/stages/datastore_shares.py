@@ -51,6 +51,8 @@ class _Unseen:
 
     def progress(self, done: int, total: int, **shown: float) -> None: ...
 
+    def all_read(self) -> None: ...
+
 
 def _write_share(
     rank: int,

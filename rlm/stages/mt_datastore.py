@@ -36,6 +36,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
 def _write(config: Any, inputs: dict[str, Path], folder: Path, context: Context, device: str, **options: Any) -> None:
     settings, text = config["datastore"], ParallelText.open(inputs["text"])
     model = open_translator(config["model"], inputs, text).to(device)
+    context.all_read()
     share = options.get("share", range(len(text.target.values)))
     writer: DatastoreWriter | None = None
     first = 0

@@ -35,6 +35,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     decode: DecodingConfig = config["decode"]
     text = ParallelText.open(inputs["text"])
     model = open_translator(config["model"], inputs, text).to(accelerator(context.runtime))
+    context.all_read()
     batches = batches_by_length(text.source.lengths, decode.batch_size)
     part = folder / _PART
     finished = _finished(part)

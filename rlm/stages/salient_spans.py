@@ -33,6 +33,7 @@ def run(config: TaggerConfig, inputs: dict[str, Path], folder: Path, context: Co
     """
     corpus = Corpus.open(inputs["text"])
     tagger, metrics = _tagger(config, folder, context)
+    context.all_read()
     report = {**write_spans(corpus, tagger, folder, context), **metrics}
     context.log({"spans_per_sentence": report["spans_per_sentence"]}, len(corpus))
     (folder / "report.json").write_text(json.dumps(report, indent=1))

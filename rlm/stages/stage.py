@@ -56,6 +56,14 @@ class Context(Protocol):
     def progress(self, done: int, total: int, **shown: float) -> None:
         """Show how far the stage is; call as often as convenient."""
 
+    def all_read(self) -> None:
+        """Nothing is read from outside the store from here on: said by stages that go on for long. What was read is
+        compared with what was planned now, for all others at their end.
+
+        Raises:
+            ChangedFiles: it is not; nothing may be kept of it.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -69,6 +77,8 @@ class Stage:
     """None where the stage draws no random numbers."""
     content: str = ""
     """Digest of the files the stage reads from outside the store."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of those files by path, to compare with what is read; not part of the key."""
 
     @cached_property
     def key(self) -> str:

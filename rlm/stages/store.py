@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from rlm.config import Runtime, identity, to_plain
 from rlm.errors import StageError
 from rlm.stages.cost import Meter, git_state, package_versions
+from rlm.stages.outside import ChangedFiles, OutsideFiles, outside_files
 from rlm.stages.stage import VERSIONS, Stage
 
 # Written by the launcher beside the stage's own files while it runs.
@@ -156,6 +157,7 @@ class StageContext:
     threads: int
     folder: Path
     reporter: Reporter
+    outside: OutsideFiles | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Append to `events.jsonl`; a line that a crash cut off is closed first."""
@@ -169,6 +171,11 @@ class StageContext:
     def progress(self, done: int, total: int, **shown: float) -> None:
         """Tell the reporter."""
         self.reporter.progress(int(done), int(total), shown)
+
+    def all_read(self) -> None:
+        """Compare what was read with what was planned."""
+        if self.outside is not None:
+            self.outside.all_read()
 
     @staticmethod
     def _ends_line(file: Any) -> bool:
@@ -233,22 +240,41 @@ def explain_os_error(error: OSError, store: Path) -> Exception:
     )
 
 
+def _clear(work: Path) -> None:
+    """Remove what an attempt wrote, but for its log."""
+    for path in work.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOG:
+            path.unlink()
+
+
 def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtime, reporter: Reporter) -> Path:
     folder = stage_folder(store, stage)
     work = folder.with_name(folder.name + ".tmp")
     work.mkdir(exist_ok=True)
     (work / "stage.json").unlink(missing_ok=True)
     threads = runtime.threads or len(os.sched_getaffinity(0))
+    outside = OutsideFiles(stage.files, work)
+    if stage.files and not outside.begin(outside_files(stage.config, runtime.data)):
+        reporter.note(f"{stage.folder}: its files were touched while it was interrupted; it begins anew")
+        _clear(work)
     context = StageContext(
         seed=stage.seed if stage.seed is not None else 0,
         runtime=runtime,
         threads=threads,
         folder=work,
         reporter=reporter,
+        outside=outside,
     )
     compute = stage.load()
-    with Meter(runtime) as meter:
-        metrics = compute(stage.config, inputs, work, context)
+    try:
+        with Meter(runtime) as meter:
+            metrics = compute(stage.config, inputs, work, context)
+        outside.all_read()
+    except ChangedFiles:
+        _clear(work)
+        raise
     files = {
         path.relative_to(work).as_posix(): path
         for path in sorted(work.rglob("*"))

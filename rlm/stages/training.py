@@ -135,6 +135,7 @@ def fit(
     Returns:
         The metrics of the last step.
     """
+    context.all_read()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")

@@ -26,6 +26,7 @@ def pack(stage: Stage) -> dict[str, Any]:
             "inputs": {role: source.key for role, source in one.inputs.items()},
             "seed": one.seed,
             "content": one.content,
+            "files": dict(one.files),
         }
 
     add(stage)
@@ -46,6 +47,7 @@ def unpack(packed: dict[str, Any]) -> Stage:
             inputs={role: stages[source] for role, source in record["inputs"].items()},
             seed=record["seed"],
             content=record["content"],
+            files=record["files"],
         )
         if stage.key != key:
             raise StageError(f"{record['name']}-{key}: its key is {stage.key} here; rlm changed since; start again")

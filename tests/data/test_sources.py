@@ -1,33 +1,14 @@
-"""Passages of files, and digests of what is read."""
+"""Passages of files."""
 
 import gzip
-import hashlib
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from rlm.data import sources
-from rlm.data.config import (
-    EncyclopediaSource,
-    FilesSource,
-    HubSource,
-    PretrainedTokenizer,
-    RulesTagger,
-    SpacyTagger,
-    TokenClassificationTagger,
-)
-from rlm.data.sources import Passage, content_digest, read_passages
+from rlm.data.config import EncyclopediaSource, FilesSource
+from rlm.data.sources import Passage, read_passages
 from rlm.errors import ConfigError
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    sources._sha256_of.cache_clear()
-    return folder
 
 
 def _lines(path: Path, *rows: dict) -> Path:
@@ -129,96 +110,3 @@ def test_read_passages__refuses_an_empty_data_set(tmp_path: Path):
 def test_read_passages__generates_the_encyclopedia():
     passages = read_passages(EncyclopediaSource(entities=40), None)
     assert isinstance(next(passages), Passage)
-
-
-def test_content_digest__follows_the_bytes_and_their_order(tmp_path: Path):
-    a, b = _lines(tmp_path / "a.jsonl", _row(1)), _lines(tmp_path / "b.jsonl", _row(2))
-    expected = "\n".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in (a, b))
-    both = FilesSource(files=("a.jsonl", "b.jsonl"))
-    assert content_digest(both, tmp_path) == hashlib.sha256(expected.encode()).hexdigest()
-    assert content_digest(FilesSource(files=("b.jsonl", "a.jsonl")), tmp_path) != content_digest(both, tmp_path)
-    before = content_digest(both, tmp_path)
-    b.touch()
-    assert content_digest(both, tmp_path) == before
-    _lines(b, _row(2, text="Text 3."))  # as many bytes
-    assert content_digest(both, tmp_path) != before
-
-
-def test_content_digest__of_a_checkpoint_follows_its_weights(tmp_path: Path):
-    named = PretrainedTokenizer(name=str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(b"one")
-    before = content_digest(named, None)
-    (tmp_path / "model.safetensors").write_bytes(b"two")
-    assert content_digest(named, None) != before != ""
-    assert content_digest(PretrainedTokenizer(name="google-bert/bert-base-uncased"), None) == ""
-
-
-def _old(path: Path) -> Path:
-    os.utime(path, (1e9, 1e9))
-    return path
-
-
-def test_content_digest__reads_unchanged_files_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
-    _old(_lines(tmp_path / "a.jsonl", _row(1)))
-    source = FilesSource(files=("a.jsonl",))
-    before = content_digest(source, tmp_path)
-    sources._sha256_of.cache_clear()  # as in the next process
-    with monkeypatch.context() as patched:
-        patched.setattr(hashlib, "file_digest", None)
-        assert content_digest(source, tmp_path) == before
-    os.utime(_lines(tmp_path / "a.jsonl", _row(2)), (2e9, 1e9 + 1))
-    assert content_digest(source, tmp_path) != before
-
-
-@pytest.mark.parametrize("damage", ["", "[1]", '{"x": 3}', "\0"])
-def test_content_digest__survives_a_damaged_memory(tmp_path: Path, own_cache: Path, damage: str):
-    _old(_lines(tmp_path / "a.jsonl", _row(1)))
-    source = FilesSource(files=("a.jsonl",))
-    before = content_digest(source, tmp_path)
-    (own_cache / "rlm" / "digests.json").write_text(damage)
-    sources._sha256_of.cache_clear()
-    assert content_digest(source, tmp_path) == before
-
-
-def test_content_digest__needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    _old(_lines(tmp_path / "a.jsonl", _row(1)))
-    assert len(content_digest(FilesSource(files=("a.jsonl",)), tmp_path)) == 64
-
-
-def test_content_digest__does_not_keep_a_file_that_may_still_change(tmp_path: Path, own_cache: Path):
-    _lines(tmp_path / "a.jsonl", _row(1))
-    content_digest(FilesSource(files=("a.jsonl",)), tmp_path)
-    assert not (own_cache / "rlm" / "digests.json").exists()
-
-
-def test_content_digest__covers_what_a_tagger_reads(tmp_path: Path):
-    model, train = tmp_path / "model", tmp_path / "ner" / "train.conll"
-    for path, text in ((model / "config.json", "{}"), (model / "model.safetensors", "weights"), (train, "a\tO\n")):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    digests = [content_digest(TokenClassificationTagger(name="org/model", revision="abc"), tmp_path)]
-    tagger = TokenClassificationTagger(name=str(model), train_files=("ner/train.conll",))
-    digests.append(content_digest(tagger, tmp_path))
-    (model / "model.safetensors").write_text("others!")
-    digests.append(content_digest(tagger, tmp_path))
-    train.write_text("a\tB-PER\n")
-    digests.append(content_digest(tagger, tmp_path))
-    assert digests[0] == "abc"
-    assert len(set(digests)) == 4
-
-
-@pytest.mark.parametrize("source", [EncyclopediaSource(), RulesTagger(), SpacyTagger()])
-def test_content_digest__is_empty_where_no_file_is_read(source: object):
-    assert content_digest(source, None) == ""
-
-
-def test_content_digest__is_the_revision_of_a_hubs_data_set():
-    assert content_digest(HubSource(dataset="a/b", revision="abc"), None) == "abc"
-
-
-def test_content_digest__raises_when_a_file_is_missing(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no such file"):
-        content_digest(FilesSource(files=("a.jsonl",)), tmp_path)
-    with pytest.raises(ConfigError, match="--data FOLDER"):
-        content_digest(TokenClassificationTagger(name="org/model", train_files=("ner/train.conll",)), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.data.sources import content_digest
+from rlm.data.content import content_digest
 from rlm.table import Cell, distinct_stages, load_table
 from tests.end_to_end.workplace import Command
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.data.sources import content_digest
+from rlm.data.content import content_digest
 from rlm.table import load_table
 from tests.end_to_end.workplace import Command
 

@@ -44,6 +44,9 @@ class Recorder:
     def progress(self, done: int, total: int, **values: float) -> None:
         self.shown.append((done, total))
 
+    def all_read(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.data.sources import content_digest
+from rlm.data.content import content_digest
 from rlm.stages.forecast import Forecast, Machine
 from rlm.table import distinct_stages, load_table
 
