@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,19 @@ class Checkpoint(Protocol):
     def name(self) -> str: ...
 
 
-def content_digest(source: Source | TaggerConfig | Checkpoint, data: Path | None) -> str:
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, remembered for as long as its state is the same.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    with readable(Path(path)):
+        return _sha256_of(os.path.realpath(path), file_state(path))
+
+
+def content_digest(
+    source: Source | TaggerConfig | Checkpoint, data: Path | None, sha256: Callable[[Path], str] = file_sha256
+) -> str:
     """SHA-256 over the bytes of the files that a source, tagger or checkpoint reads, in order; "" where it reads none.
 
     A hub's data set or model is identified by its revision, which this returns for what has to have one. Files that did
@@ -37,7 +49,7 @@ def content_digest(source: Source | TaggerConfig | Checkpoint, data: Path | None
     if isinstance(source, HubSource):
         return source.revision
     if files := _files(source, data):
-        return hashlib.sha256("\n".join(map(file_sha256, files)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(map(sha256, files)).encode()).hexdigest()
     return (source.revision or "") if isinstance(source, TokenClassificationTagger) else ""
 
 
@@ -83,16 +95,6 @@ def file_state(path: str | Path) -> tuple[int, ...]:
     """Size, times of change of its bytes and of anything, inode: a file replaced and put back differs in one."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, remembered for as long as its state is the same.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    with readable(Path(path)):
-        return _sha256_of(os.path.realpath(path), file_state(path))
 
 
 @functools.cache

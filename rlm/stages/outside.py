@@ -19,14 +19,22 @@ class Content:
     def __init__(self, data: Path | None) -> None:
         """`data` is the folder that sources of kind `files` are relative to."""
         self._data = data
+        self._found: dict[str, str] = {}
 
     def digest(self, source: Any) -> str:
         """Of a source, tagger or checkpoint: part of the key of the stages that read it."""
-        return content_digest(source, self._data)
+        return content_digest(source, self._data, self._sha256)
 
     def files(self, config: Any) -> dict[str, str]:
         """SHA-256 by path of every file that a stage with this configuration reads."""
-        return {path: file_sha256(path) for path in outside_files(config, self._data)}
+        return {path: self._sha256(path) for path in outside_files(config, self._data)}
+
+    def _sha256(self, path: str | Path) -> str:
+        """Of each file once: what is planned with and what is compared later must be the same."""
+        real = os.path.realpath(path)
+        if real not in self._found:
+            self._found[real] = file_sha256(path)
+        return self._found[real]
 
 
 def outside_files(config: Any, data: Path | None) -> list[str]:

@@ -65,7 +65,7 @@ def _install():
         _module(f"rlm.stages.{name}", run=lambda *arguments, name=name: _run(*arguments, name))
     from rlm.stages import outside
 
-    outside.content_digest = lambda source, data: ""
+    outside.content_digest = lambda source, data, sha256: ""
     outside.files_read = lambda config, data: {}
     _module("rlm.tracking", Tracker=_Tracker, run_tags=lambda table, rows, *rest: {"row": "; ".join(rows)})
     _module(

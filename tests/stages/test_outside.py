@@ -121,6 +121,14 @@ def test_stage__when_a_file_was_replaced_and_put_back_while_it_was_read(data: Pa
     assert (compute(stage) / "read.txt").read_text() == "ab"
 
 
+def test_content__when_a_file_is_replaced_while_the_table_is_planned(data: Path, compute) -> None:
+    content = Content(data)
+    digest = content.digest(CONFIG["corpus"].source)
+    swap("data/wiki/a.jsonl", "x")
+    with pytest.raises(ChangedFiles, match="data/wiki/a.jsonl"):
+        compute(Stage(name="corpus", config=CONFIG, content=digest, files=content.files(CONFIG)))
+
+
 @pytest.mark.parametrize("come", [True, False])
 def test_stage__when_files_came_or_went(data: Path, compute, come: bool) -> None:
     stage = planned(data)
