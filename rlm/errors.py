@@ -3,12 +3,21 @@
 import difflib
 from collections.abc import Iterable
 
+from rlm.secrets import without_secrets
 
-class ConfigError(ValueError):
+
+class _WithoutSecrets(Exception):
+    """A message may quote an address with its password, or a library that does."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(str(message)))
+
+
+class ConfigError(_WithoutSecrets, ValueError):
     """A table file, an overlay or an option that cannot be used; nothing was started."""
 
 
-class StageError(RuntimeError):
+class StageError(_WithoutSecrets, RuntimeError):
     """A stage that cannot be computed or used; finished stages are kept."""
 
 

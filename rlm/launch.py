@@ -16,8 +16,10 @@ from typing import Any, Literal, Protocol
 
 from rlm.config import Runtime, to_plain
 from rlm.errors import ConfigError
+from rlm.secrets import hide_in_file, without_secrets
+from rlm.stage_record import is_number, parse_json
 from rlm.stages.stage import Stage
-from rlm.stages.store import LOG, stage_folder
+from rlm.stages.store import LOG, explain_os_error, stage_folder
 from rlm.stages.wire import pack
 
 # glibc gives freed memory back by default, and page faults cost more than the training step's own work.
@@ -215,7 +217,7 @@ def share(runtime: Runtime) -> Share:
 class _Member:
     process: "subprocess.Popen[str]"
     slot: int
-    key: str | None = None
+    stage: Stage | None = None
 
 
 class LocalPool:
@@ -240,17 +242,22 @@ class LocalPool:
 
     def free(self) -> int:
         """Members without a stage."""
-        return self.jobs - sum(member.key is not None for member in self._members)
+        return self.jobs - sum(member.stage is not None for member in self._members)
 
     def submit(self, stage: Stage) -> None:
         """Give a stage to an idle member."""
-        with self._lock:
-            member = next((member for member in self._members if member.key is None), None) or self._start()
-            member.key = stage.key
+        try:
+            with self._lock:
+                member = next((member for member in self._members if member.stage is None), None) or self._start()
+                member.stage = stage
+        except OSError as error:  # No space or right for its log, no process to be had: the other stages are told all.
+            explained = explain_os_error(error, self._store)
+            self._events.put(Event("failed", stage.key, {"message": f"no worker could be started: {explained}"}))
+            return
         runtime = {name: str(v) if isinstance(v, Path) else v for name, v in to_plain(self._runtime).items()}
         request = {"stage": pack(stage), "store": str(self._store), "runtime": runtime}
         assert member.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # It died while idle: its reader reports the stage as lost.
+        with contextlib.suppress(OSError):  # It died while idle: its reader reports the stage as lost.
             member.process.stdin.write(json.dumps(request) + "\n")
             member.process.stdin.flush()
 
@@ -277,6 +284,7 @@ class LocalPool:
             except subprocess.TimeoutExpired:
                 os.killpg(member.process.pid, signal.SIGKILL)
                 member.process.wait()
+            self._hide_secrets(member)
         self._members.clear()
 
     def _start(self) -> _Member:
@@ -309,6 +317,7 @@ class LocalPool:
                 stderr=log,
                 text=True,
                 encoding="utf-8",
+                errors="replace",
                 env=environment,
                 start_new_session=True,
             )
@@ -319,25 +328,32 @@ class LocalPool:
 
     def _read(self, member: _Member) -> None:
         assert member.process.stdout is not None
-        for line in member.process.stdout:
-            message = json.loads(line)
-            kind = message.pop("kind")
-            key = member.key
-            if kind == "ready" or key is None:
-                continue
-            if kind in ("done", "failed"):
-                member.key = None
-            self._events.put(Event(kind, key, message))
+        with contextlib.suppress(OSError, ValueError):  # The pipe broke: what matters is how the process ended.
+            for line in member.process.stdout:
+                kind, data = _message(line)
+                stage = member.stage
+                if kind == "ready" or stage is None:
+                    continue
+                if kind in ("done", "failed"):
+                    member.stage = None
+                self._events.put(Event(kind, stage.key, data))
         code = member.process.wait()
         if self._closing:
             return
         with contextlib.suppress(OSError):  # What the worker had started must not go on writing.
             os.killpg(member.process.pid, signal.SIGKILL)
+        self._hide_secrets(member)
         with self._lock:
             self._members.remove(member)
-            key = member.key
-        if key is not None:
-            self._events.put(Event("lost", key, {"message": self._death(code, member)}))
+            stage = member.stage
+        if stage is not None:
+            self._events.put(Event("lost", stage.key, {"message": self._death(code, member)}))
+
+    def _hide_secrets(self, member: _Member) -> None:
+        """In what a process that is no more has written."""
+        hide_in_file(self._store / "workers" / f"{member.slot}.log")
+        if member.stage is not None:
+            hide_in_file(log_file(member.stage, self._store))
 
     def _death(self, code: int, member: _Member) -> str:
         if code == -signal.SIGKILL:
@@ -346,5 +362,26 @@ class LocalPool:
                 " or lower the stage's batch_size"
             )
         if code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}"
+            number = -code
+            name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+            return f"its process was ended by {name}"
         return f"its process ended with code {code}; see {self._store / 'workers' / f'{member.slot}.log'}"
+
+
+def _message(line: str) -> tuple[Any, dict[str, Any]]:
+    """Kind and data of what a worker says; a note of anything else that came through its pipe."""
+    try:
+        message = parse_json(line)
+    except ValueError:
+        message = None
+    match message:
+        case {"kind": "ready" | "done" as kind}:
+            return kind, {}
+        case {"kind": "failed", "message": str(text)}:
+            return "failed", {"message": text}
+        case {"kind": "note", "text": str(text)}:
+            return "note", {"text": text}
+        case {"kind": "progress", "done": int(done), "total": int(total), "shown": dict(shown)}:
+            figures = {name: value for name, value in shown.items() if is_number(value)}
+            return "progress", {"done": done, "total": total, "shown": figures}
+    return "note", {"text": without_secrets(f"its process wrote what is no message: {line.strip()[:100]!r}")}

@@ -20,8 +20,10 @@ from typing import Any, TextIO
 
 from rlm.build import build
 from rlm.config import Runtime
+from rlm.secrets import hidden_secrets, hide_in_file, without_secrets
+from rlm.stage_record import parse_json
 from rlm.stages.stage import Stage
-from rlm.stages.store import LOG, explain_os_error, run_stage, stage_folder
+from rlm.stages.store import LOG, explain_os_error, run_stage, stage_folder, work_folder
 from rlm.stages.wire import unpack
 from rlm.yaml_file import Document
 
@@ -55,7 +57,7 @@ class _PipeReporter:
         self.send("progress", done=done, total=total, shown={name: float(value) for name, value in shown.items()})
 
     def note(self, text: str) -> None:
-        self.send("note", text=text)
+        self.send("note", text=without_secrets(text))
 
 
 def main() -> None:
@@ -69,14 +71,16 @@ def main() -> None:
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(requests_from, requests), daemon=True).start()
     reporter.send("ready")
-    while True:
-        _answer(requests.get(), reporter)
+    with hidden_secrets():
+        while True:
+            _answer(requests.get(), reporter)
 
 
 def _read(descriptor: int, requests: "queue.Queue[dict[str, Any]]") -> None:
-    with os.fdopen(descriptor, encoding="utf-8") as lines:
+    # Half a request is the pool's death.
+    with os.fdopen(descriptor, encoding="utf-8") as lines, contextlib.suppress(ValueError):
         for line in lines:
-            requests.put(json.loads(line))
+            requests.put(parse_json(line))
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -91,7 +95,7 @@ def _answer(request: Mapping[str, Any], reporter: _PipeReporter) -> None:
             run_stage(stage, store, runtime, reporter)
     except BaseException as error:  # Whatever a stage raises, the worker goes on to the next.
         explained = explain_os_error(error, store) if isinstance(error, OSError) else error
-        reporter.send("failed", message=_message(explained))
+        reporter.send("failed", message=without_secrets(_message(explained)))
     else:
         reporter.send("done")
 
@@ -99,8 +103,7 @@ def _answer(request: Mapping[str, Any], reporter: _PipeReporter) -> None:
 @contextlib.contextmanager
 def _log(stage: Stage, store: Path) -> Iterator[None]:
     """Send everything that is printed, by Python or not, to the stage's log."""
-    work = stage_folder(store, stage).with_name(stage.folder + ".tmp")
-    work.mkdir(parents=True, exist_ok=True)
+    folder, work = stage_folder(store, stage), work_folder(store, stage)
     log = os.open(work / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     kept = os.dup(1), os.dup(2)
     try:
@@ -108,19 +111,24 @@ def _log(stage: Stage, store: Path) -> Iterator[None]:
         os.dup2(log, 2)
         yield
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # A full disk takes no traceback, and must not hide what failed.
+            traceback.print_exc()
         raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         for target, source in zip((1, 2), kept, strict=True):
             os.dup2(source, target)
             os.close(source)
         os.close(log)
+        for place in (folder, work):  # What libraries and child processes wrote past our streams.
+            hide_in_file(place / LOG)
         # Another process may have finished the stage: then the folder holds nothing but this log.
-        if work.exists() and [path.name for path in work.iterdir()] == [LOG] and stage_folder(store, stage).exists():
-            (work / LOG).unlink()
-            work.rmdir()
+        with contextlib.suppress(OSError):
+            if [path.name for path in work.iterdir()] == [LOG] and folder.exists():
+                (work / LOG).unlink()
+                work.rmdir()
 
 
 def _message(error: BaseException) -> str:

@@ -1,14 +1,16 @@
 """Figures over steps, read from what stages logged."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlm.report.results import read_lines
+from rlm.report.results import read_lines, read_written
 from rlm.report.summary import Summary
 from rlm.stages.store import stage_folder
 
@@ -62,11 +64,16 @@ def _logged(folder: Path) -> dict[str, dict[int, float]]:
     """Values by metric and step of a finished stage; of a step that a resumed stage did twice, the later."""
     metrics: dict[str, dict[int, float]] = {}
     for name in ("steps.jsonl", "events.jsonl"):
-        for line in read_lines(folder / name) if (folder / name).is_file() else ():
-            for metric, value in line.get("metrics", line).items():
-                if isfinite(value):
-                    metrics.setdefault(metric, {})[int(line["step"])] = float(value)
+        path = folder / name
+        lines = read_lines(path) if path.is_file() else ()
+        for step, values in read_written(path, _of_step, lines):
+            for metric, value in values.items():
+                metrics.setdefault(metric, {})[step] = value
     return metrics
+
+
+def _of_step(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+    return int(line["step"]), {n: float(v) for n, v in line.get("metrics", line).items() if isfinite(v)}
 
 
 def _thinned(

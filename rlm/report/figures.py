@@ -1,16 +1,19 @@
 """The plots of a report, each with a legend, a description and its values."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rlm.errors import StageError
 from rlm.report.content import Grid
 from rlm.report.curves import Curve, curves, trained_stages
 from rlm.report.plots import Axis, Bar, Panel, bars, heat, lines
+from rlm.report.results import read_written
 from rlm.report.summary import Summary
+from rlm.stage_record import read_json
 from rlm.stages.columns import Against, Column, ColumnCurve, HeatMap, Logged, Plot
 from rlm.stages.models import MODELS
 from rlm.stages.store import stage_folder
@@ -113,7 +116,13 @@ def _bars(summary: Summary, dataset: str, column: Column, suffix: str) -> Iterat
 
 def _heat_map(summary: Summary, dataset: str, wanted: HeatMap, suffix: str) -> Iterator[Drawn]:
     for row, path in written(summary, dataset, wanted.role, wanted.file):
-        xs, ys, figures = wanted.read(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            found = read_json(path)
+        except (OSError, ValueError) as error:
+            raise StageError(
+                f"{path}: cannot be read ({error}); remove the folder and `rlm run` makes it again"
+            ) from None
+        (xs, ys, figures), *_ = read_written(path, lambda value: _rectangle(*wanted.read(value)), [found])
         if len(xs) > 1 and len(ys) > 1:
             shown = [[f"{figure:.{wanted.decimals}f}" for figure in line] for line in figures]
             x_names, y_names = ([f"{number:.3g}" for number in numbers] for numbers in (xs, ys))
@@ -127,6 +136,18 @@ def _heat_map(summary: Summary, dataset: str, wanted: HeatMap, suffix: str) -> I
             values = Grid(f"{wanted.y_label} by {wanted.x_label}", [wanted.y_label, *x_names], grid)
             yield Drawn(title=title, svg=svg, caption=description, values=[values])
             return
+
+
+def _rectangle(xs: Any, ys: Any, figures: Any) -> tuple[list[float], list[float], list[list[float]]]:
+    """Numbers, [y][x].
+
+    Raises:
+        ValueError, TypeError: they are not.
+    """
+    rows = [[float(figure) for figure in row] for row in figures]
+    if len(rows) != len(ys) or any(len(row) != len(xs) for row in rows):
+        raise ValueError(f"not {len(ys)} x {len(xs)} figures")
+    return [float(x) for x in xs], [float(y) for y in ys], rows
 
 
 def written(summary: Summary, dataset: str, role: str, file: str) -> Iterator[tuple[str, Path]]:

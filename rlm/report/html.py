@@ -6,7 +6,7 @@ from itertools import islice
 from rlm.report.content import Block, Grid, Heading, Items, Paragraph, blocks
 from rlm.report.figures import Drawn, figures, written
 from rlm.report.plots import DARK, LIGHT, swatch
-from rlm.report.results import read_lines
+from rlm.report.results import read_lines, read_written
 from rlm.report.summary import Summary
 from rlm.stages.models import MODELS
 
@@ -71,7 +71,7 @@ def _examples(summary: Summary) -> str:
     for dataset in summary.table.datasets:
         for wanted in MODELS[summary.table.model].examples:
             for row, path in islice(written(summary, dataset, wanted.role, wanted.file), 1):
-                lines = [wanted.read(line) for line in read_lines(path)]
+                lines = list(read_written(path, wanted.read, read_lines(path)))
                 caption = f"{wanted.title}: {row} on {dataset}"
                 found += _block(Grid(caption, list(wanted.header), lines, names=wanted.names))
     return f"\n<h2>Examples</h2>\n{found}" if found else ""

@@ -1,22 +1,27 @@
 """Reads the store: what each finished cell measures per unit, what is missing, and what it cost."""
 
 import functools
-import json
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlm.errors import StageError
 from rlm.report.statistics import Sample
+from rlm.stage_record import parse_json
 from rlm.stages.columns import Column
 from rlm.stages.stage import Stage
 from rlm.stages.store import Damaged, find_finished, stage_folder
 from rlm.table import AblationTable, Cell, distinct_stages
+
+_Read = TypeVar("_Read")
+REMEDY = "remove the folder and `rlm run` makes it again"
+# What taking apart a line of another form raises.
+WRONG_FORM = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +136,36 @@ def read_results(table: AblationTable, cells: list[Cell], store: Path) -> Result
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a JSON Lines file that a stage wrote."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                line = parse_json(text)
             except ValueError:
-                raise StageError(f"{path}:{number}: no JSON; remove the folder and `rlm run` makes it again") from None
+                line = None
+            if not isinstance(line, dict):
+                raise StageError(f"{path}:{number}: no JSON object; {REMEDY}")
+            yield line
+
+
+def read_written(path: Path, read: Callable[[Any], _Read], lines: Iterable[Any]) -> Iterator[_Read]:
+    """What a column or a figure reads in each line of a file that a stage wrote.
+
+    Args:
+        path: of the file.
+        read: takes a line.
+        lines: of the file; or the one value that it holds.
+
+    Raises:
+        StageError: a line has another form.
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            found = read(line)
+        except WRONG_FORM as error:
+            raise StageError(
+                f"{path}:{number}: is not what its stage writes ({type(error).__name__}: {error}); {REMEDY}"
+            ) from None
+        yield found
 
 
 def _absent(cell: Cell, finished: Container[str]) -> list[str]:
@@ -162,9 +191,7 @@ def _scores(column: Column, cells: list[Cell], results: Results, store: Path) ->
         if recorded is None:  # a filter kept nothing
             results.notes.append(f"{cell.row} on {cell.dataset}: nothing to measure {column.label} on")
             continue
-        if not weights.sum() > 0 or not isclose(
-            Sample(values[None], weights[None], column.aggregate).by_seed()[0], recorded, rel_tol=1e-6, abs_tol=1e-6
-        ):
+        if not _gives(column, values, weights, recorded):
             raise StageError(f"{path}: does not give the recorded {column.name} of {recorded}")
         found[cell.seed] = stage, units, values, weights
     if not found:
@@ -181,6 +208,17 @@ def _scores(column: Column, cells: list[Cell], results: Results, store: Path) ->
     )
 
 
+def _gives(column: Column, values: NDArray[np.float64], weights: NDArray[np.float64], recorded: float) -> bool:
+    """Whether the units' measures make up the recorded one."""
+    if not weights.sum() > 0:
+        return False
+    try:
+        found = float(Sample(values[None], weights[None], column.aggregate).by_seed()[0])
+    except WRONG_FORM:
+        return False
+    return isclose(found, recorded, rel_tol=1e-6, abs_tol=1e-6)
+
+
 # A table is printed and then written; rows share files.
 @functools.cache
 def _measured(
@@ -192,11 +230,14 @@ def _measured(
         try:
             value, weight = column.read(line)
             units.append(str(line["id"]))
-        except (KeyError, TypeError) as error:
+        except WRONG_FORM as error:
             raise StageError(f"{path}:{number}: no {column.name} ({type(error).__name__}: {error})") from None
         values.append(value)
         weights.append(weight)
-    return tuple(units), np.array(values, dtype=np.float64), np.array(weights, dtype=np.float64)
+    try:
+        return tuple(units), np.array(values, dtype=np.float64), np.array(weights, dtype=np.float64)
+    except WRONG_FORM as error:
+        raise StageError(f"{path}: no {column.name} ({type(error).__name__}: {error}); {REMEDY}") from None
 
 
 def _assert_rows_agree(cells: list[Cell], results: Results) -> None:

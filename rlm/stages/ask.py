@@ -25,7 +25,9 @@ from rlm.models.realm import Realm, load_encoder
 from rlm.retrieval.config import DualEncoderConfig
 from rlm.retrieval.encoder import DualEncoder
 from rlm.retrieval.refresh import open_snapshot
+from rlm.stage_record import RECORD
 from rlm.stages.finetune import load_open_qa
+from rlm.stages.runs import input_folder
 from rlm.stages.store import read_record
 from rlm.stages.training import accelerator
 from rlm.yaml_file import Document
@@ -54,7 +56,7 @@ def ask(
     """
     record = read_record(folder)
     if record["name"] == "evaluate":
-        folder = store / "stages" / record["inputs"]["finetune"]
+        folder = input_folder(store, record, "finetune")
         record = read_record(folder)
     if record["name"] == "finetune":
         lines = answer_question(store, folder, record, question, passage, top)
@@ -83,8 +85,8 @@ def answer_question(
         "retriever": build(DualEncoderConfig, Document(record["config"]["retriever"])),
         "finetune": build(FinetuneConfig, Document(record["config"]["finetune"])),
     }
-    corpus = Corpus.open(store / "stages" / record["inputs"]["corpus"])
-    index = store / "stages" / record["inputs"]["index"]
+    corpus = Corpus.open(input_folder(store, record, "corpus"))
+    index = input_folder(store, record, "index")
     module: OpenQa = load_open_qa(config, folder, index, corpus, Runtime())
     tokens = _batch_of(corpus, question, config["retriever"].query_tokens - 2)
     with torch.inference_mode():
@@ -144,7 +146,7 @@ def fill_mask(
     """REALM's Table 3: p(y|x) without retrieval, with one passage, and marginalised over the top passages."""
     if sentence.count("[MASK]") != 1:
         raise ConfigError(f"found {sentence.count('[MASK]')} [MASK] in the sentence; write exactly one")
-    corpus = Corpus.open(store / "stages" / record["inputs"]["corpus"])
+    corpus = Corpus.open(input_folder(store, record, "corpus"))
     retriever = build(DualEncoderConfig, Document(record["config"]["retriever"]))
     pretrain = build(PretrainConfig, Document(record["config"]["pretrain"]))
     device = torch.device(accelerator(Runtime()))
@@ -208,6 +210,6 @@ def _index_of(store: Path, pretrain: str) -> Path:
         ConfigError: it was not built.
     """
     for path in (store / "stages").glob("index-*"):
-        if (path / "stage.json").is_file() and read_record(path)["inputs"]["retriever"] == pretrain:
+        if (path / RECORD).is_file() and read_record(path)["inputs"].get("retriever") == pretrain:
             return path
     raise ConfigError(f"{pretrain}: no index of its retriever in {store}; run a row that fine-tunes from it first")

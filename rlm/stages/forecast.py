@@ -4,8 +4,8 @@ Both need the same thing, the work of a stage: floating-point operations of its 
 three times that in training), passages cut or tagged, bytes written. A recorded cost is scaled by the ratio of work.
 """
 
+import contextlib
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rlm.config import to_plain
+from rlm.errors import StageError
+from rlm.stage_record import read_record
 from rlm.stages.stage import Stage
 from rlm.stages.text_forecast import TEXT_STAGES, source_tokens
 from rlm.stages.translation_forecast import TRANSLATION_STAGES, pair_tokens
@@ -39,6 +41,8 @@ READABLE = 0.3
 # Stages whose cost is the same with and without a GPU.
 DEVICE_FREE = ("corpus", "questions", "salient_spans", "documents", "leakage", "parallel", "mt_score")
 _READING = TEXT_STAGES | TRANSLATION_STAGES
+# Of a record.
+_NEEDED = ("name", "config", "inputs", "seconds", "peak_memory_bytes", "disk_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +98,8 @@ class Forecast:
         for path in sorted((self.store / "stages").glob("*/stage.json")):
             if path.parent.suffix == ".tmp":
                 continue
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                float(record["seconds"]), record["name"], record["config"], record["inputs"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # Damaged records are reported where the stage is used.
-            self._records[path.parent.name] = record
+            with contextlib.suppress(StageError, OSError):  # Damaged records are reported where the stage is used.
+                self._records[path.parent.name] = read_record(path.parent, _NEEDED)
 
     def cost(self, stage: Stage) -> Cost:
         """Time, memory and disk of one stage."""
@@ -130,10 +130,11 @@ class Forecast:
                 continue
             try:
                 then = self._formula(record["name"], record["config"], functools.partial(self._recorded, record))
-            except (KeyError, TypeError, AttributeError, ValueError):
-                continue  # Written by another version, whose fields were others.
-            far = abs(math.log(now.seconds / then.seconds)) + abs(math.log(now.memory / then.memory))
-            if best is None or far < best[0]:
+                far = abs(math.log(now.seconds / then.seconds)) + abs(math.log(now.memory / then.memory))
+                comparable = math.isfinite(far) and math.isfinite(now.disk / then.disk)
+            except Exception:
+                continue  # Written by another version, whose fields were others, or damaged.
+            if comparable and (best is None or far < best[0]):
                 best = (far, folder, then)
         return None if best is None else best[1:]
 

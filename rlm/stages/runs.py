@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlm.errors import ConfigError, nearest
+from rlm.stage_record import RECORD
 
 
 def find_run(store: Path, run: str, kinds: Collection[str]) -> Path:
@@ -38,8 +39,10 @@ def input_folder(store: Path, record: Mapping[str, Any], role: str) -> Path:
     Raises:
         ConfigError: the store no longer has it.
     """
+    if role not in record["inputs"]:
+        raise ConfigError(f"{record['name']}-{record['key']}: {RECORD} names no input `{role}`; run its table again")
     folder = store / "stages" / record["inputs"][role]
-    if not (folder / "stage.json").is_file():
+    if not (folder / RECORD).is_file():
         raise ConfigError(
             f"{record['name']}-{record['key']}: its {role}, {folder.name}, is not in {store}; run its table again"
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from filelock import FileLock, Timeout
 
 from rlm.config import Runtime, identity, to_plain
 from rlm.errors import StageError
+from rlm.secrets import plain_without_secrets
+from rlm.stage_record import RECORD, Damaged, read_json, read_record
 from rlm.stages.cost import Meter, git_state, package_versions
 from rlm.stages.outside import ChangedFiles, OutsideFiles, outside_files
 from rlm.stages.stage import VERSIONS, Stage
@@ -23,7 +26,9 @@ from rlm.stages.stage import VERSIONS, Stage
 # Written by the launcher beside the stage's own files while it runs.
 LOG = "log.txt"
 _VERIFIED = ".verified.json"
-_UNCHECKED = {LOG, _VERIFIED, "stage.json"}
+_UNCHECKED = {LOG, _VERIFIED, RECORD}
+# What tables are made of.
+_NEEDED = ("config", "files", "metrics", "core_seconds", "gpu_seconds", "started", "device", "git")
 
 
 class Reporter(Protocol):
@@ -36,28 +41,22 @@ class Reporter(Protocol):
         """Something a user should know."""
 
 
-class Damaged(StageError):
-    """A finished stage with a missing, truncated or changed file."""
-
-
 def stage_folder(store: Path, stage: Stage) -> Path:
     """Where the finished stage is, or will be."""
     return store / "stages" / stage.folder
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The contents of a finished stage's `stage.json`.
+def work_folder(store: Path, stage: Stage) -> Path:
+    """Where the stage is computed; made where it is not there.
 
     Raises:
-        Damaged: it is no JSON.
+        OSError: it cannot be made.
     """
-    try:
-        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{folder.name}: stage.json cannot be read ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("files"), dict):
-        raise Damaged(f"{folder.name}: stage.json is not a stage's record")
-    return record
+    work = stage_folder(store, stage).with_name(stage.folder + ".tmp")
+    if os.path.lexists(work) and not work.is_dir():  # a link to what is gone, or a file: nothing to go on from
+        work.unlink()
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def find_finished(stage: Stage, store: Path, hashes: bool = False) -> dict[str, Any] | None:
@@ -68,13 +67,21 @@ def find_finished(stage: Stage, store: Path, hashes: bool = False) -> dict[str, 
 
     Raises:
         Damaged: a file is missing, truncated or changed; the message names it.
-        StageError: a default of the configuration has changed since, so that the same key means something else.
+        StageError: a default of the configuration has changed since, so that the same key means something else; or a
+            file may not be read.
     """
     folder = stage_folder(store, stage)
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         return None
-    record = read_record(folder)
-    changed = _changed_default(record.get("config"), to_plain(stage.config), "")
+    if not folder.is_dir():
+        to = f"a link to {os.readlink(folder)}, which is not there" if folder.is_symlink() else "no folder"
+        raise Damaged(f"{stage.folder}: it is {to}")
+    record = read_record(folder, _NEEDED)
+    of = f"{record.get('name', stage.name)}-{record.get('key', stage.key)}"
+    if of != stage.folder:
+        raise Damaged(f"{stage.folder}: {RECORD} is that of {of}")
+    recorded, now = (plain_without_secrets(config) for config in (record["config"], to_plain(stage.config)))
+    changed = _changed_default(recorded, now, "")
     if changed:
         raise StageError(
             f"{folder}: a default has changed since it was made: {changed}. Its key is the same, its meaning is not:"
@@ -97,24 +104,25 @@ def _changed_default(recorded: Any, now: Any, path: str) -> str:
 
 
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], hashes: bool) -> None:
-    verified: dict[str, list[int]] = {}
-    if hashes:
-        try:
-            verified = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            verified = {}
+    verified = _verified(folder) if hashes else {}
     read = False
     for name, expected in files.items():
         try:
             found = (folder / name).stat()
-        except OSError:
-            raise Damaged(f"{folder.name}: {name} is missing") from None
+        except OSError as error:
+            raise _unreadable(folder, name, error) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise Damaged(f"{folder.name}: {name} is no file")
         if found.st_size != expected["bytes"]:
             how = "truncated" if found.st_size < expected["bytes"] else "longer than it was"
             raise Damaged(f"{folder.name}: {name} is {how} ({found.st_size} bytes, {expected['bytes']} were written)")
         state = [found.st_size, found.st_mtime_ns]
         if hashes and verified.get(name) != state:
-            if file_digest(folder / name) != expected["sha256"]:
+            try:
+                digest = file_digest(folder / name)
+            except OSError as error:
+                raise _unreadable(folder, name, error) from None
+            if digest != expected["sha256"]:
                 raise Damaged(f"{folder.name}: {name} is damaged (its SHA-256 is not the recorded one)")
             verified[name] = state
             read = True
@@ -122,6 +130,23 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], hashes: b
         # A store that is only readable is checked again next time.
         with contextlib.suppress(OSError):
             (folder / _VERIFIED).write_text(json.dumps(verified), encoding="utf-8")
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """File -> [size, time of change in ns] when its SHA-256 was last compared; nothing where the note is damaged."""
+    try:
+        verified = read_json(folder / _VERIFIED)
+    except (OSError, ValueError):
+        return {}
+    return verified if isinstance(verified, dict) else {}
+
+
+def _unreadable(folder: Path, name: str, error: OSError) -> StageError:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Damaged(f"{folder.name}: {name} is missing")
+    if isinstance(error, PermissionError):  # nothing says that the stage is damaged: it is not removed
+        return StageError(f"{folder / name}: may not be read ({error.strerror}); change its permissions")
+    return Damaged(f"{folder.name}: {name} cannot be read ({error.strerror})")
 
 
 def file_digest(path: Path) -> str:
@@ -210,13 +235,21 @@ def run_stage(stage: Stage, store: Path, runtime: Runtime, reporter: Reporter) -
                 return folder
         except Damaged as error:
             reporter.note(f"{error}; it is computed again")
-            shutil.rmtree(folder)
+            _remove(folder)
         inputs = {role: _input_folder(role, source, stage, store) for role, source in stage.inputs.items()}
         return _compute(stage, store, inputs, runtime, reporter)
     except OSError as error:
         raise explain_os_error(error, store) from error
     finally:
         lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """Of a link only the link: what it points to may be somebody's only copy."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink()
 
 
 def _input_folder(role: str, source: Stage, stage: Stage, store: Path) -> Path:
@@ -230,14 +263,28 @@ def _input_folder(role: str, source: Stage, stage: Stage, store: Path) -> Path:
 
 
 def explain_os_error(error: OSError, store: Path) -> Exception:
-    """A full disk in a user's words; any other error as it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return error
-    free = shutil.disk_usage(store).free if store.exists() else 0
-    return StageError(
-        f"no space left for {store} ({free / 1e9:.2f} GB free); free some and start again:"
-        " finished stages are kept, the interrupted one goes on from its last checkpoint"
-    )
+    """What the disk or its permissions refuse, in a user's words; any other error as it is."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, Path)) else store
+    ours = path.absolute().is_relative_to(store.absolute())
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = store if ours else path
+        return StageError(
+            f"no space left for {where} ({_free(where)}); free some and start again:"
+            " finished stages are kept, the interrupted one goes on from its last checkpoint"
+        )
+    if error.errno in (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM):
+        advice = f"mend --store {store}, or choose another, and start again" if ours else "mend it and start again"
+        return StageError(f"{path}: {error.strerror}; {advice}")
+    return error
+
+
+def _free(path: Path) -> str:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        return f"{shutil.disk_usage(path).free / 1e9:.2f} GB free"
+    except OSError:
+        return "a full disk"
 
 
 def _clear(work: Path) -> None:
@@ -250,10 +297,8 @@ def _clear(work: Path) -> None:
 
 
 def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtime, reporter: Reporter) -> Path:
-    folder = stage_folder(store, stage)
-    work = folder.with_name(folder.name + ".tmp")
-    work.mkdir(exist_ok=True)
-    (work / "stage.json").unlink(missing_ok=True)
+    folder, work = stage_folder(store, stage), work_folder(store, stage)
+    (work / RECORD).unlink(missing_ok=True)
     threads = runtime.threads or len(os.sched_getaffinity(0))
     outside = OutsideFiles(stage.files, work)
     if stage.files and not outside.begin(outside_files(stage.config, runtime.data)):
@@ -285,8 +330,8 @@ def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtim
         "name": stage.name,
         "key": stage.key,
         "version": VERSIONS[stage.name],
-        "config": to_plain(stage.config),
-        "identity": identity(stage.config),
+        "config": plain_without_secrets(to_plain(stage.config)),
+        "identity": plain_without_secrets(identity(stage.config)),
         "inputs": {role: source.folder for role, source in stage.inputs.items()},
         "seed": stage.seed,
         **meter.cost(),
@@ -298,9 +343,23 @@ def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtim
     }
     verified = {name: [sizes[name], path.stat().st_mtime_ns] for name, path in files.items()}
     (work / _VERIFIED).write_text(json.dumps(verified), encoding="utf-8")
-    with (work / "stage.json").open("w", encoding="utf-8") as file:
+    with (work / RECORD).open("w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    work.rename(folder)
+    _rename(work, folder)
     return folder
+
+
+def _rename(work: Path, folder: Path) -> None:
+    """Give a finished stage its name; a container's lower layers are another file system than what is written now."""
+    try:
+        work.rename(folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = folder.with_name(f"{folder.name}.copy.tmp")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(work, copy)
+        copy.rename(folder)
+        _remove(work)

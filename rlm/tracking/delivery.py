@@ -4,20 +4,29 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from rlm.errors import StageError
+from rlm.secrets import without_secrets
+from rlm.stage_record import RECORD, is_count, is_number, parse_json, read_record
 from rlm.tracking import spool
+from rlm.tracking.view import ARTIFACTS, Shown, cut_tags, database, milliseconds
 
 # Files of a finished stage that become artifacts of its run, where they exist, beside its results.
-ARTIFACTS = ("stage.json", "steps.jsonl", "report.json", "events.jsonl")
+FILES_SHOWN = (RECORD, "steps.jsonl", "report.json", "events.jsonl")
 COSTS = ("seconds", "core_seconds", "gpu_seconds", "peak_memory_bytes", "disk_bytes")
 # MLflow's own limits.
-METRICS_PER_BATCH, PARAMS_PER_BATCH = 1000, 100
-PARAM_LENGTH, TAG_LENGTH = 6000, 5000
+METRICS_PER_BATCH, PARAMS_PER_BATCH, RUNS_PER_PAGE = 1000, 100, 1000
+PARAM_LENGTH = 6000
+
+
+# Two processes must not make a database, or an experiment, at once; in the spool.
+CLIENT_LOCK = "client.lock"
 
 
 class Delivery:
@@ -29,6 +38,8 @@ class Delivery:
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # A connection that is kept would go on with the file of a database that was removed.
+            **({"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool"} if database(uri) else {}),
         }.items():
             os.environ.setdefault(name, value)
         for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.client"):
@@ -38,20 +49,31 @@ class Delivery:
         self.store = store
         self.uri = uri
         self.experiments: dict[str, str] = {}
-        # Two processes must not create the database's tables at once.
-        with FileLock(store / "spool" / "client.lock", timeout=120):
+        with FileLock(store / "spool" / CLIENT_LOCK, timeout=120):
             _make_tables(uri)
             self.client = MlflowClient(tracking_uri=uri)
             self.client.search_experiments(max_results=1)
 
+    def shown(self, experiments: Collection[str]) -> dict[str, Shown]:
+        """The runs of experiments that the server shows, by identifier."""
+        runs: dict[str, Shown] = {}
+        for name in experiments:
+            found = self.client.get_experiment_by_name(name)
+            page = "" if found is not None and found.lifecycle_stage == "active" else None
+            while found is not None and page is not None:
+                listed = self.client.search_runs([found.experiment_id], max_results=RUNS_PER_PAGE, page_token=page)
+                runs.update((run.info.run_id, _shown(run)) for run in listed)
+                page = listed.token or None
+        return runs
+
     def deliver(self, order: Path, closing: bool) -> None:
         """Bring one run up to what its folder holds; `closing` marks a run that goes no further as killed."""
-        wanted, path = spool.read(order), spool.state_path(order)
+        wanted, path = spool.read_order(order), spool.state_path(order)
         finished, running = spool.stage_folders(self.store, wanted["folder"])
         done = finished.is_dir()
         folder = finished if done else running
         made = spool.stamp(finished)
-        state = self._open_run(wanted, spool.read(path))
+        state = self._open_run(wanted, spool.read_state(order))
         spool.write(path, state)
         if state["tags"] != wanted["tags"]:
             self._set_tags(state["run_id"], wanted["tags"])
@@ -73,8 +95,11 @@ class Delivery:
 
         if state.get("run_id"):
             try:
-                if self.client.get_run(state["run_id"]).info.lifecycle_stage != "active":
+                run = self.client.get_run(state["run_id"])
+                if run.info.lifecycle_stage != "active":
                     state = {}
+                elif state.get("ended") and not _shown(run).agrees(state):
+                    state |= {"tags": {}, "offset": 0, "steps": {}}  # MLflow keeps once what it is told twice.
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -89,7 +114,7 @@ class Delivery:
                 run = found[0]
             else:
                 title = f"{name} - {tags['row']}" if tags.get("row") else name
-                run = self.client.create_run(experiment, tags=_cut_tags(tags), run_name=title)
+                run = self.client.create_run(experiment, tags=cut_tags(tags), run_name=title)
             state = {"run_id": run.info.run_id, "tags": wanted["tags"] if not found else {}, "offset": 0, "steps": {}}
         elif state.get("ended"):
             self.client.update_run(state["run_id"], status="RUNNING")
@@ -98,11 +123,11 @@ class Delivery:
     def _experiment(self, name: str) -> str:
         """Identifier of the experiment, made where there is none."""
         if name not in self.experiments:
-            with FileLock(self.store / "spool" / "client.lock", timeout=120):
+            with FileLock(self.store / "spool" / CLIENT_LOCK, timeout=120):
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     # A server chooses its own place for artifacts; the store's database has them beside it.
-                    place = (self.store / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+                    place = (self.store / ARTIFACTS).as_uri() if self.uri.startswith("sqlite:") else None
                     self.experiments[name] = self.client.create_experiment(name, artifact_location=place)
                 else:
                     if found.lifecycle_stage != "active":
@@ -113,7 +138,7 @@ class Delivery:
     def _set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in _cut_tags(tags).items()])
+        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in cut_tags(tags).items()])
 
     def _log_events(self, path: Path, state: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Log the metrics over steps not logged before; yields the state after each batch."""
@@ -146,7 +171,7 @@ class Delivery:
         """Configuration, summary, cost and artifacts of a finished stage; may be repeated."""
         from mlflow.entities import Metric, Param
 
-        record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        record = read_record(folder, needs=())
         params = [Param(name, value[:PARAM_LENGTH]) for name, value in flatten(record.get("config") or {})]
         for first in range(0, len(params), PARAMS_PER_BATCH):
             self.client.log_batch(run, params=params[first : first + PARAMS_PER_BATCH])
@@ -154,12 +179,12 @@ class Delivery:
         tags = {"seed": record.get("seed"), "git_commit": git.get("commit"), "git_dirty": git.get("dirty")}
         self._set_tags(run, {name: str(value) for name, value in tags.items() if value is not None})
         # The file's time, so that a repetition is the same measurement, which MLflow keeps once.
-        when = spool.stamp(folder) // 1_000_000
+        when = milliseconds(spool.stamp(folder))
         summary = {**{name: record.get(name) for name in COSTS}, **record.get("metrics", {})}
         metrics = [Metric(_metric_name(n), float(v), when, 0) for n, v in summary.items() if v is not None]
         for first in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(run, metrics=metrics[first : first + METRICS_PER_BATCH])
-        for name in [*ARTIFACTS, *results]:
+        for name in [*FILES_SHOWN, *results]:
             if (folder / name).is_file():
                 self.client.log_artifact(run, str(folder / name))
         self.client.set_terminated(run, "FINISHED", when)
@@ -170,8 +195,8 @@ def flatten(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(config, Mapping) and config:
         for name, value in config.items():
             yield from flatten(value, f"{path}.{name}" if path else str(name))
-    else:
-        yield _allowed(path), config if isinstance(config, str) else json.dumps(config)
+    elif path:
+        yield _allowed(path), without_secrets(config if isinstance(config, str) else json.dumps(config))
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -184,17 +209,30 @@ def _events(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            try:
-                event = json.loads(line)
-                yield offset, {**event, "step": int(event["step"]), "time": float(event["time"])}
-            except (ValueError, KeyError, TypeError):
-                yield offset, {"step": 0, "time": 0.0, "metrics": {}}
+            yield offset, _event(line) or {"step": 0, "time": 0.0, "metrics": {}}
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = parse_json(line)
+    except ValueError:
+        return None
+    match event:
+        case {"step": int(step), "time": int(time) | float(time), "metrics": dict(metrics)}:
+            if is_count(step) and 0 <= time < 1e15 and all(map(is_number, metrics.values())):
+                return {"step": step, "time": time, "metrics": metrics}
+    return None
+
+
+def _shown(run: Any) -> Shown:
+    return Shown(run.info.status, run.info.end_time, run.data.tags)
 
 
 def is_refusal(error: Exception) -> bool:
     """Whether the one order is at fault, not the connection."""
     refused = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
-    return isinstance(error, (KeyError, TypeError, ValueError)) or getattr(error, "error_code", None) in refused
+    ours = (StageError, LookupError, TypeError, ValueError, ArithmeticError)
+    return isinstance(error, ours) or getattr(error, "error_code", None) in refused
 
 
 def _allowed(name: str) -> str:
@@ -210,18 +248,15 @@ def _make_tables(uri: str) -> None:
     """Make a database's tables in another file, which takes its name when it is whole: MLflow refuses half of them."""
     from mlflow import MlflowClient
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = database(uri)
+    if path is None or path.exists():
         return
-    part = path.with_name(f"{path.name}.part")
-    for left in (part, part.with_name(f"{part.name}-journal")):  # by a process that was killed
+    for left in path.parent.glob(f"{path.name}.*part*"):  # by a process that was killed
         left.unlink(missing_ok=True)
+    # A new name: MLflow's client makes the tables of a file once.
+    part = path.with_name(f"{path.name}.{time.time_ns()}.part")
     MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
     if path.exists():  # another client made it meanwhile
         part.unlink()
     else:
         part.replace(path)
-
-
-def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: str(value)[:TAG_LENGTH] for name, value in tags.items()}

@@ -6,13 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from rlm.errors import StageError
+from rlm.secrets import without_secrets
 from rlm.tracking.tracker import Tracker, tracking_uri
+from rlm.tracking.view import ARTIFACTS
 
 
 def serve(store: Path, host: str = "127.0.0.1", port: int = 5000, wait: float = 120.0) -> int:
@@ -33,23 +36,26 @@ def serve(store: Path, host: str = "127.0.0.1", port: int = 5000, wait: float = 
     """
     uri = tracking_uri(store)
     if uri.startswith(("http://", "https://")):
-        print(f"MLFLOW_TRACKING_URI names a server that is already running: {uri}")
+        print(f"MLFLOW_TRACKING_URI names a server that is already running: {without_secrets(uri)}")
         return 0
     _check(store, host, port)
     tracker = Tracker(store, experiment="")
     if tracker.pending():
         print("Delivering what waits in the spool ...", flush=True)
     tracker.close()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
-    command += ["--artifacts-destination", (store.resolve() / "mlartifacts").as_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--artifacts-destination", (store.resolve() / ARTIFACTS).as_uri()]
     command += ["--host", host, "--port", str(port)]
     server = subprocess.Popen(
         command,
         cwd=store,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        # Everybody can read the words of a command; an address may hold a password.
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": uri},
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches us alone; the server's own processes are ended together.
     )
+    threading.Thread(target=_repeat, args=(server,), daemon=True).start()
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -61,6 +67,13 @@ def serve(store: Path, host: str = "127.0.0.1", port: int = 5000, wait: float = 
     finally:
         signal.signal(signal.SIGTERM, previous)
         _end(server)
+
+
+def _repeat(server: "subprocess.Popen[bytes]") -> None:
+    """The server's own words."""
+    assert server.stderr is not None
+    for line in server.stderr:
+        print(without_secrets(line.decode(errors="replace")), end="", file=sys.stderr, flush=True)
 
 
 def _interrupt(*_: object) -> None:
