@@ -10,17 +10,21 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rlm.errors import ConfigError, nearest
+from rlm.limits import shown
 from rlm.yaml_file import Document, Location
 
 Configuration = TypeVar("Configuration")
 _INVALID: Any = object()
+_INTEGERS = 2**63
+"""Whole numbers lie below, as in every library that takes them."""
 
 
 def build(kind: type[Configuration], document: Document, errors: list[str] | None = None) -> Configuration:
     """Make a configuration dataclass of a mapping.
 
     Unions of dataclasses are told apart by `kind`, which must be given.
-    Scalars are checked strictly by pydantic: `1` is no text, `true` is no number.
+    Scalars are checked strictly by pydantic: `1` is no text, `true` is no number, and the limits beside a field's type
+    (`rlm.limits`) hold.
 
     Args:
         kind: the dataclass.
@@ -69,7 +73,7 @@ def _build(hint: Any, value: Any, location: Location, document: Document, errors
         kinds = {_kind(member): member for member in classes}
         if "kind" not in value:
             return mistake(f"`kind` is missing; write kind: {' | '.join(sorted(kinds))}")
-        if value["kind"] not in kinds:
+        if not isinstance(value["kind"], str) or value["kind"] not in kinds:
             return mistake(f"found {_shown(value['kind'])}; {nearest(value['kind'], kinds)}", (*location, "kind"))
         chosen = kinds[value["kind"]]
     before = len(errors)
@@ -89,12 +93,17 @@ def _build(hint: Any, value: Any, location: Location, document: Document, errors
 
 def _leaf(hint: Any, value: Any, mistake: Any) -> Any:
     try:
-        text = json.dumps(value)
+        text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
         return mistake(f"found {_shown(value)}; write {_wanted(hint)}")
     try:
-        return _adapter(hint).validate_json(text, strict=True)
-    except ValidationError:
+        found = _adapter(hint).validate_json(text, strict=True)
+        large = [each for each in (found if isinstance(found, tuple) else (found,)) if _beyond(each)]
+        return mistake(f"found {shown(large[0])}; write a smaller whole number") if large else found
+    except ValidationError as error:
+        limits = [str(each["ctx"]["error"]) for each in error.errors() if each["type"] == "value_error"]
+        if limits:
+            return mistake(limits[0])
         literals = [
             choice
             for member in _members(hint)
@@ -106,14 +115,23 @@ def _leaf(hint: Any, value: Any, mistake: Any) -> Any:
         return mistake(f"found {_shown(value)}; write {_wanted(hint)}")
 
 
+def _beyond(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) >= _INTEGERS
+
+
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
+
+
+def _bare(hint: Any) -> Any:
+    """A type without its limits."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -132,16 +150,14 @@ def _shown(value: Any) -> str:
     words = {dict: "mapping", list: "list", str: "text", bool: "truth value", int: "number", float: "number"}
     if value is None:
         return "nothing"
-    text = str(value) if isinstance(value, str) else json.dumps(value, default=str)
-    if len(text) > 60:
-        text = text[:57] + "..."
-    return f"`{text}` ({words.get(type(value), type(value).__name__)})"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return f"`{shown(text)}` ({words.get(type(value), type(value).__name__)})"
 
 
 def _wanted(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     parts = []
-    for member in _members(hint):
+    for member in map(_bare, _members(_bare(hint))):
         if typing.get_origin(member) is typing.Literal:
             parts.append(" | ".join(str(choice) for choice in typing.get_args(member)))
         elif typing.get_origin(member) is tuple:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlm.errors import ConfigError
-from rlm.yaml_file import Document, Location, parse_yaml
+from rlm.limits import shown, unusable_name
+from rlm.yaml_file import DEPTH, Document, Location, parse_yaml
 
 
 def merge(under: Document, over: Document) -> Document:
@@ -12,27 +13,29 @@ def merge(under: Document, over: Document) -> Document:
 
     A mapping that gives another `kind` replaces the one below it: the fields of one kind mean nothing to another.
     """
-    where = dict(under.where)
+    replaced: set[Location] = set()
+    value = _merge(under.value, over.value, (), replaced)
+    where = {path: line for path, line in under.where.items() if not _inside(path, replaced)}
     where.update({path: line for path, line in over.where.items() if path != ()})
-    return Document(_merge(under.value, over.value, (), where, over.where), where)
+    return Document(value, where)
 
 
-def _merge(
-    under: Any, over: Any, location: Location, where: dict[Location, str], over_where: Mapping[Location, str]
-) -> Any:
+def _merge(under: Any, over: Any, location: Location, replaced: set[Location]) -> Any:
     mappings = isinstance(under, Mapping) and isinstance(over, Mapping)
     if mappings and "kind" in over and "kind" in under and over["kind"] != under["kind"]:
         mappings = False
     if not mappings:
-        size = len(location)
-        for path in [path for path in where if path[:size] == location and len(path) > size]:
-            if path not in over_where:
-                del where[path]
+        replaced.add(location)
         return over
     merged = dict(under)
     for name, value in over.items():
-        merged[name] = _merge(merged[name], value, (*location, name), where, over_where) if name in merged else value
+        merged[name] = _merge(merged[name], value, (*location, name), replaced) if name in merged else value
     return merged
+
+
+def _inside(path: Location, replaced: set[Location]) -> bool:
+    """Whether a value below was replaced by another, whose parts have other places."""
+    return any(path[:end] in replaced for end in range(len(path)))
 
 
 def nest(document: Document) -> Document:
@@ -45,6 +48,8 @@ def nest(document: Document) -> Document:
     nested: dict[str, Any] = {}
     for path, line in document.where.items():
         dotted = tuple(part for name in path for part in name.split("."))
+        if len(dotted) > DEPTH:
+            raise ConfigError(f"{line}: `{shown('.'.join(path))}` has more than {DEPTH} names; a field has far fewer")
         where[dotted] = line
         for end in range(1, len(dotted)):
             where.setdefault(dotted[:end], line)
@@ -57,7 +62,9 @@ def _nest(value: Mapping[str, Any], into: dict[str, Any], location: Location, wh
         names = dotted.split(".")
         path = (*location, *names)
         if not all(names):
-            raise ConfigError(f"{where.get(path, '')}: `{dotted}` has an empty part; write names joined by single dots")
+            raise ConfigError(
+                f"{where.get(path, '')}: `{shown(dotted)}` has an empty part; write names joined by single dots"
+            )
         target = into
         for name in names[:-1]:
             target = target.setdefault(name, {})
@@ -85,11 +92,14 @@ def parse_settings(settings: Sequence[str]) -> Document:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise ConfigError(f"--set {setting}: write --set NAME=VALUE, such as --set pretrain.candidates=4")
+            raise ConfigError(f"--set {shown(setting)}: write --set NAME=VALUE, such as --set pretrain.candidates=4")
+        if wrong := unusable_name(name):
+            raise ConfigError(f"--set {shown(name)}: {wrong}")
         if name in value:
             raise ConfigError(f"--set {name} is given twice; keep one")
-        parsed = parse_yaml(text, f"--set {name}")
+        parsed = parse_yaml(text, f"--set {shown(name)}")
         value[name] = parsed.value
-        where[(name,)] = f"--set {setting}"
-        where.update({(name, *path): f"--set {setting}" for path in parsed.where if path})
+        place = f"--set {shown(setting, 200)}"
+        where[(name,)] = place
+        where.update({(name, *path): place for path in parsed.where if path})
     return nest(Document(value, where))

@@ -1,5 +1,6 @@
 """Ablation tables: a base configuration and rows that each change a few fields (imports nothing heavy)."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 from rlm.build import build, build_plain
 from rlm.errors import ConfigError, nearest
+from rlm.limits import Line, Name, Names, SeedRange, Seeds, repeated, shown
 from rlm.overlay import merge, nest, parse_settings
 from rlm.stages.columns import Column
 from rlm.stages.models import MODELS, Model
@@ -15,6 +17,8 @@ from rlm.stages.stage import Stage
 from rlm.yaml_file import Document, read_yaml
 
 Relation = Literal[">", "<"]
+Paths = Name | tuple[Name, ...]
+"""Relative to the table file's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +83,7 @@ class AblationTable:
     @property
     def report(self) -> str:
         """Name of its reports' files: other data sets do not overwrite those of the table."""
-        return "-".join([self.scale or "table", *self.chosen])
+        return "-".join([self.scale or "table", *self.chosen]).replace("/", "-")
 
     @property
     def columns_read(self) -> list[str]:
@@ -145,17 +149,17 @@ def distinct_stages(cells: Iterable[Cell]) -> dict[str, tuple[Stage, list[Cell]]
 class _TableFile:
     """The fields of a table file but for rows, trends and reported numbers."""
 
-    base: str | tuple[str, ...]
+    base: Paths
     """Several are laid over one another, in this order."""
-    title: str = ""
-    paper: str = ""
-    model: str = "realm"
-    scales: str | tuple[str, ...] = "scale"
+    title: Line = ""
+    paper: Line = ""
+    model: Name = "realm"
+    scales: Paths = "scale"
     """Folders, whose files of a scale are laid over one another in this order; not all need have one."""
-    datasets: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    columns: tuple[str, ...] = ()
-    baseline: str | None = None
+    datasets: Names = ()
+    seeds: Seeds = (0,)
+    columns: Names = ()
+    baseline: Name | None = None
 
 
 _OTHER_FIELDS = ("rows", "trends", "reported")
@@ -182,14 +186,17 @@ def load_table(
     Raises:
         ConfigError: all mistakes of the files and options, one a line.
     """
+    errors = _option_mistakes(rows, datasets, seeds)
     document = read_yaml(path)
-    errors: list[str] = []
     known = [*(entry.name for entry in fields(_TableFile)), *_OTHER_FIELDS]
     for name in document.value:
         if name not in known:
             errors.append(f"{document.place((name,))}: {name}: no such field of a table; {nearest(name, known)}")
     plain = {name: value for name, value in document.value.items() if name in known and name not in _OTHER_FIELDS}
-    scale, overlay = _scale([path.parent / name for name in _each(plain.get("scales", "scale"))], scale)
+    scales = build_plain(Paths, document.part("scales"), errors, "scales") if "scales" in plain else "scale"
+    if errors:
+        raise ConfigError("\n".join(errors))
+    scale, overlay = _scale([path.parent / name for name in _each(scales)], scale)
     for name in overlay.value:
         if name not in ("datasets", "seeds", "config"):
             errors.append(
@@ -207,12 +214,14 @@ def load_table(
     if file.model not in MODELS:
         raise ConfigError(f"{document.place(('model',))}: model: found `{file.model}`; {nearest(file.model, MODELS)}")
     base_paths = [path.parent / name for name in _each(file.base)]
-    absent = [base_path for base_path in base_paths if not base_path.is_file()]
+    absent = [base_path for base_path in base_paths if not os.path.isfile(base_path)]
     if absent or not base_paths:
         raise ConfigError(
             f"{document.place(('base',))}: base: no file {', '.join(map(str, absent))};"
             " write its path relative to the table file's folder"
         )
+    if any(path.samefile(base_path) for base_path in base_paths):
+        raise ConfigError(f"{document.place(('base',))}: base: is this file itself; name the one that rows change")
     base = reduce(merge, [*map(read_yaml, base_paths), _mapping(overlay, "config", errors)])
     model = MODELS[file.model]
     experiments = _rows(document, base, model, parse_settings(settings), errors)
@@ -226,11 +235,11 @@ def load_table(
         datasets=tuple(datasets) or file.datasets,
         seeds=tuple(seeds) or file.seeds,
         columns=tuple(dict.fromkeys([*(file.columns or measured[:1]), *always])),
-        baseline=file.baseline or next(iter(experiments), ""),
+        baseline=file.baseline or next(iter(_mapping(document, "rows", errors).value), ""),
         rows=experiments,
         trends=_trends(document, errors),
         reported=_reported(document, errors),
-        reported_source=str(_mapping(document, "reported", errors).value.get("source", "")),
+        reported_source=_reported_source(document, errors),
         model=file.model,
         chosen=tuple(datasets),
     )
@@ -238,6 +247,13 @@ def load_table(
     if errors:
         raise ConfigError("\n".join(dict.fromkeys(errors)))
     return _restrict(table, rows)
+
+
+def _option_mistakes(rows: Sequence[str], datasets: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    found = {"--rows": repeated(rows), "--datasets": repeated(datasets), "--seeds": repeated(seeds)}
+    for seed in seeds:
+        found["--seeds"] = SeedRange().mistake(seed) or found["--seeds"]
+    return [f"{option}: {mistake}" for option, mistake in found.items() if mistake]
 
 
 def _mapping(document: Document, name: str, errors: list[str]) -> Document:
@@ -248,20 +264,21 @@ def _mapping(document: Document, name: str, errors: list[str]) -> Document:
     return Document({}, {(): part.place(())})
 
 
-def _each(names: Any) -> list[str]:
-    return [str(name) for name in names] if isinstance(names, list | tuple) else [str(names)]
+def _each(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _scale(folders: list[Path], scale: str | None) -> tuple[str, Document]:
-    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml") if os.path.isfile(file)})
     if scale is None:
         scale = "tiny" if "tiny" in known else ""
     if not scale:
         return "", Document({})
     if scale not in known:
-        raise ConfigError(f"--scale {scale}: no file {folders[0] / (scale + '.yaml')}; {nearest(scale, known)}")
+        file = folders[0] / f"{scale}.yaml" if folders else ""
+        raise ConfigError(f"--scale {shown(scale)}: no file {shown(file, 200)}; {nearest(scale, known)}")
     files = [folder / f"{scale}.yaml" for folder in folders]
-    return scale, reduce(merge, [read_yaml(file) for file in files if file.is_file()])
+    return scale, reduce(merge, [read_yaml(file) for file in files if os.path.isfile(file)])
 
 
 def _rows(document: Document, base: Document, model: Model, settings: Document, errors: list[str]) -> dict[str, Any]:
@@ -269,10 +286,10 @@ def _rows(document: Document, base: Document, model: Model, settings: Document, 
     if not rows.value:
         errors.append(f"{document.place(('rows',))}: rows: none given; write `rows:` and at least one `NAME: {{}}`")
     experiments = {}
-    for layer, shown in ((base, "the base"), (settings, "--set")):
+    for layer, called in ((base, "the base"), (settings, "--set")):
         if "runtime" in layer.value:
             errors.append(
-                f"{layer.place(('runtime',))}: runtime: {shown} may not set it;"
+                f"{layer.place(('runtime',))}: runtime: {called} may not set it;"
                 " how a table is run is told by the options of `rlm run`"
             )
     for name in rows.value:
@@ -304,22 +321,28 @@ def _rows(document: Document, base: Document, model: Model, settings: Document, 
 
 def _trends(document: Document, errors: list[str]) -> list[Trend]:
     trends = []
-    listed = document.value.get("trends") or []
+    listed = document.value.get("trends")
+    listed = [] if listed is None else listed
     for i, entry in enumerate(listed if isinstance(listed, list) else [listed]):
         place = document.place(("trends", str(i)))
         if not isinstance(entry, dict) or not all(isinstance(order, str) for order in entry.values()):
-            errors.append(f"{place}: trends: found `{entry}`; write `- COLUMN: ROW > ROW` or `- COLUMN: ROW < ROW`")
+            errors.append(
+                f"{place}: trends: found `{shown(entry)}`; write `- COLUMN: ROW > ROW` or `- COLUMN: ROW < ROW`"
+            )
             continue
         for column, order in entry.items():
             relation: Relation = "<" if " < " in order else ">"
             if " < " in order and " > " in order:
-                errors.append(f"{place}: trends: `{order}` has both > and <; write a trend for each direction")
+                errors.append(f"{place}: trends: `{shown(order)}` has both > and <; write a trend for each direction")
                 continue
             names = tuple(name.strip() for name in order.split(f" {relation} "))
             if len(names) < 2:
                 errors.append(
-                    f"{place}: trends: `{order}` has one row; write `ROW > ROW`, with spaces around >, or `ROW < ROW`"
+                    f"{place}: trends: `{shown(order)}` has one row; write `ROW > ROW`, with spaces around >, or"
+                    " `ROW < ROW`"
                 )
+            if twice := repeated(names):
+                errors.append(f"{place}: trends: {twice}")
             trends.append(Trend(column=column, order=names, relation=relation))
     return trends
 
@@ -328,6 +351,14 @@ def _reported(document: Document, errors: list[str]) -> dict[str, dict[str, dict
     part = _mapping(document, "reported", errors)
     rows = {name: value for name, value in part.value.items() if name != "source"}
     return build_plain(dict[str, dict[str, dict[str, float]]], Document(rows, part.where), errors, "reported")
+
+
+def _reported_source(document: Document, errors: list[str]) -> str:
+    part = _mapping(document, "reported", errors)
+    if "source" not in part.value:
+        return ""
+    found = build_plain(Line, part.part("source"), errors, "reported.source")
+    return found if isinstance(found, str) else ""
 
 
 def _check_names(
@@ -339,7 +370,7 @@ def _check_names(
     errors: list[str],
 ) -> None:
     def unknown(place: str, what: str, name: str, known: Iterable[str]) -> None:
-        errors.append(f"{place}: {what}: no `{name}`; {nearest(name, known)}")
+        errors.append(f"{place}: {what}: no `{shown(name)}`; {nearest(name, known)}")
 
     names = list(_mapping(document, "rows", errors).value)
     for row in rows:

@@ -1,7 +1,11 @@
 """Configuration of corpora, documents, tokenizers, questions, salient spans and masking (imports nothing heavy)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from rlm.limits import AboveZero, Distinct, Name, Pattern, Patterns, Positive, PositiveShare, Seed, VocabularySize
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -9,9 +13,9 @@ class EncyclopediaSource:
     """The generated world: deterministic, needs no network."""
 
     kind: Literal["encyclopedia"] = "encyclopedia"
-    entities: int = 4000
+    entities: Positive = 4000
     """Entities of the world; passages and questions grow in proportion."""
-    world_seed: int = 0
+    world_seed: Seed = 0
     edition: Literal["first", "second"] = "first"
     """The second edition differs from the first in some facts (REALM, Table 4)."""
     stream: Literal["passages", "news", "lives", "language"] = "passages"
@@ -25,9 +29,9 @@ class FilesSource:
     """JSON Lines (.gz too), Parquet or DPR's TSV, below the data folder given at run time (`--data`)."""
 
     kind: Literal["files"] = "files"
-    files: tuple[str, ...]
+    files: Patterns
     """Paths or glob patterns relative to the data folder, read in this order (a glob's matches by name)."""
-    limit: int | None = None
+    limit: Positive | None = None
     """Records read, from the first; None reads all."""
 
 
@@ -36,11 +40,11 @@ class HubSource:
     """A Hugging Face data set with columns `id`, `title`, `text` (corpora) or `question`, `answers`."""
 
     kind: Literal["hub"] = "hub"
-    dataset: str
-    name: str | None = None
-    revision: str
+    dataset: Name
+    name: Name | None = None
+    revision: Name
     """Commit of the data set: what identifies a result must not move."""
-    limit: int | None = None
+    limit: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +52,7 @@ class TrainedTokenizer:
     """Lower-cased WordPiece, trained."""
 
     kind: Literal["trained"] = "trained"
-    vocab_size: int = 4096
+    vocab_size: VocabularySize = 4096
     source: EncyclopediaSource | FilesSource | HubSource | None = None
     """Text it is trained on; None takes the corpus."""
 
@@ -61,7 +65,7 @@ class TrainedByteTokenizer:
     """
 
     kind: Literal["trained_bytes"] = "trained_bytes"
-    vocab_size: int = 8192
+    vocab_size: VocabularySize = 8192
     """With the 256 bytes and the end of a text."""
     source: EncyclopediaSource | FilesSource | HubSource | None = None
     """Text it is trained on; None takes the documents."""
@@ -72,8 +76,8 @@ class PretrainedTokenizer:
     """The tokenizer of a checkpoint, by folder or hub name."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
+    name: Name
+    revision: Name | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +112,9 @@ class QuestionsConfig:
 
     source: EncyclopediaSource | FilesSource | HubSource
     """`files` takes exactly three files, in the order train, dev, test."""
-    train_limit: int | None = None
-    dev_limit: int | None = None
-    test_limit: int | None = None
+    train_limit: Positive | None = None
+    dev_limit: Positive | None = None
+    test_limit: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +129,7 @@ class SpacyTagger:
     """A spaCy pipeline's entities, and dates by regular expression."""
 
     kind: Literal["spacy"] = "spacy"
-    pipeline: str = "en_core_web_sm"
+    pipeline: Name = "en_core_web_sm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,14 +140,14 @@ class TokenClassificationTagger:
     """
 
     kind: Literal["token_classification"] = "token_classification"
-    name: str
+    name: Name
     """Checkpoint folder or hub name; the encoder to start from where `train_files` is given."""
-    revision: str | None = None
-    train_files: tuple[str, ...] = ()
+    revision: Name | None = None
+    train_files: Annotated[tuple[Pattern, ...], AfterValidator(Distinct())] = ()
     """CoNLL files relative to the data folder: train, then dev (F1 is logged on the last)."""
-    epochs: int = 5
-    batch_size: int = 16
-    learning_rate: float = 5e-5
+    epochs: Positive = 5
+    batch_size: Positive = 16
+    learning_rate: AboveZero = 5e-5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +155,7 @@ class UniformTokens:
     """Each word piece of the sentence is masked with equal probability."""
 
     kind: Literal["uniform_tokens"] = "uniform_tokens"
-    rate: float | None = None
+    rate: PositiveShare | None = None
     """Share of word pieces masked (BERT: 0.15); None masks as many as the salient span scheme would."""
 
 
@@ -160,10 +164,10 @@ class RandomSpans:
     """Contiguous spans of geometric length (SpanBERT: p = 0.2, at most 10)."""
 
     kind: Literal["random_spans"] = "random_spans"
-    rate: float | None = None
+    rate: PositiveShare | None = None
     """Share of word pieces masked (SpanBERT: 0.15); None masks as many as the salient span scheme would."""
-    p: float = 0.2
-    max_span: int = 10
+    p: PositiveShare = 0.2
+    max_span: Positive = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

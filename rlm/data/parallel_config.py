@@ -1,9 +1,12 @@
 """Configuration of pairs of sentences (imports nothing heavy)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from rlm.data.config import FilesSource, PretrainedTokenizer
+from rlm.limits import Between, Name, Pattern, Positive, Seed, VocabularySize
 
 Domain = Literal["general", "law", "medicine"]
 """Of the phrasebook."""
@@ -19,10 +22,10 @@ class PhrasebookSource:
     kind: Literal["phrasebook"] = "phrasebook"
     domain: Domain = "general"
     split: Literal["train", "dev", "test"] = "train"
-    sentences: int = 10_000
-    words: int = 600
+    sentences: Positive = 10_000
+    words: Annotated[int, AfterValidator(Between(least=3))] = 600
     """Of the language that is translated."""
-    world_seed: int = 0
+    world_seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +33,9 @@ class AlignedSource:
     """Two plain text files (.gz too) below the data folder, whose lines of the same number are a pair."""
 
     kind: Literal["aligned"] = "aligned"
-    source_file: str
-    target_file: str
-    limit: int | None = None
+    source_file: Pattern
+    target_file: Pattern
+    limit: Positive | None = None
     """Pairs read, from the first; None reads all."""
 
 
@@ -42,9 +45,9 @@ class ParallelConfig:
 
     source: PhrasebookSource | AlignedSource | FilesSource
     """`files` holds records with `id` and the text in either language."""
-    source_field: str = "source"
+    source_field: Name = "source"
     """Of a record of `files`: what is translated, such as `de`."""
-    target_field: str = "target"
+    target_field: Name = "target"
     """Of a record of `files`: its translation, such as `en`."""
     prefix: str = ""
     """Put before what is translated, as T5 expects: `translate German to English: `."""
@@ -62,7 +65,7 @@ class TrainedPairTokenizer:
     """Byte-level BPE with an end of sentence and padding, trained on both languages together."""
 
     kind: Literal["trained_pairs"] = "trained_pairs"
-    vocab_size: int = 8000
+    vocab_size: VocabularySize = 8000
     """With the 256 bytes, the end of a sentence and padding."""
 
 
@@ -70,9 +73,9 @@ class TrainedPairTokenizer:
 class PretrainedPairTokenizer(PretrainedTokenizer):
     """The tokenizer of an encoder-decoder checkpoint, by folder or hub name."""
 
-    source_language: str | None = None
+    source_language: Name | None = None
     """As a multilingual checkpoint (NLLB, M2M100, mBART) writes it, such as `deu_Latn`."""
-    target_language: str | None = None
+    target_language: Name | None = None
     """Likewise; translations begin with its token."""
 
 

@@ -1,9 +1,12 @@
 """Configuration of the models' training (imports nothing heavy)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from rlm.data.config import MaskingConfig, SalientSpans
+from rlm.limits import Count, Distinct, NotNegative, PassageTokens, Positive, QueryTokens, Share
 from rlm.retrieval.config import IndexRefresh
 
 
@@ -15,9 +18,9 @@ class Training:
     batch_size: int
     """Examples per optimizer step over all devices."""
     learning_rate: float
-    warmup_steps: int | None = None
+    warmup_steps: Count | None = None
     """None takes min(10,000, max(100, steps / 10)), as the released code."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     precision: Literal["bf16", "float32"] = "bf16"
 
 
@@ -31,9 +34,9 @@ class WarmStartConfig:
 
     training: Training
     masking: MaskingConfig = field(default_factory=SalientSpans)
-    query_tokens: int = 96
-    passage_tokens: int = 288
-    max_masks: int = 10
+    query_tokens: QueryTokens = 96
+    passage_tokens: PassageTokens = 288
+    max_masks: Positive = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,7 @@ class IctConfig:
     """The inverse cloze task (ORQA, section 4): a sentence finds the passage it was taken from."""
 
     training: Training
-    keep_sentence: float = 0.1
+    keep_sentence: Share = 0.1
     """Share of examples whose passage keeps the sentence."""
 
 
@@ -59,9 +62,9 @@ class PretrainConfig:
     """Drop the passage that the sentence came from, by identity; k stays full."""
     marginal: Literal["per_token", "joint"] = "per_token"
     """`per_token` is the released code, `joint` the paper's equation."""
-    query_tokens: int = 96
+    query_tokens: QueryTokens = 96
     passage_tokens: int = 288
-    max_masks: int = 10
+    max_masks: Positive = 10
     """Masked word pieces per sentence."""
     keep_snapshots: bool = False
     """Keep every index snapshot, so that zero-shot recall can be drawn over the steps of pre-training."""
@@ -78,9 +81,9 @@ class FinetuneConfig:
     passages_read: int = 5
     early_candidates: int = 5000
     """Passages in ORQA's early loss; 0 switches it off."""
-    max_span: int = 10
+    max_span: Positive = 10
     """Word pieces in an answer span."""
-    span_hidden_size: int = 256
+    span_hidden_size: Positive = 256
     passage_tokens: int = 288
     train_retriever: bool = True
     """The question encoder trains; the passage index never does."""
@@ -90,4 +93,4 @@ class FinetuneConfig:
 class EvaluateConfig:
     split: Literal["dev", "test"] = "dev"
     batch_size: int = 32
-    recall_at: tuple[int, ...] = (1, 5, 20)
+    recall_at: Annotated[tuple[int, ...], AfterValidator(Distinct())] = (1, 5, 20)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlm.limits import Name
 from rlm.models.retro_config import ScratchDecoder
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
 
@@ -34,8 +35,8 @@ class PretrainedLanguageModel:
     """A causal language model of transformers, by folder or hub name; its weights stay as they are."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
+    name: Name
+    revision: Name | None = None
 
 
 LanguageModelConfig = ScratchDecoder | PretrainedLanguageModel

@@ -1,9 +1,12 @@
 """Configuration of RETRO (imports nothing heavy)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from rlm.data.config import Part
+from rlm.limits import Between, Name, NotNegative, Positive
 from rlm.models.config import Training
 
 
@@ -17,7 +20,7 @@ class ScratchDecoder:
     heads: int = 4
     tie_embeddings: bool = True
     """Predict tokens with the table that embeds them."""
-    initial_std: float = 0.02
+    initial_std: NotNegative = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +28,8 @@ class PretrainedDecoder:
     """RETRO-fitting (section 4.2): a GPT-2-style checkpoint, by folder or hub name, which stays as it is."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
+    name: Name
+    revision: Name | None = None
 
 
 DecoderConfig = ScratchDecoder | PretrainedDecoder
@@ -51,14 +54,14 @@ class RetroConfig:
 
     decoder: DecoderConfig = field(default_factory=ScratchDecoder)
     encoder: NeighbourEncoderConfig = field(default_factory=NeighbourEncoderConfig)
-    chunk_tokens: int = 64
+    chunk_tokens: Positive = 64
     cca_layers: tuple[int, ...] | Literal["all"] | None = None
     """Decoder layers with chunked cross-attention, the first is 1, the last -1; none, (), make the base language model,
     which reads no neighbours.
 
     None takes every third from the sixth, as the paper, and the middle one of a decoder with fewer than six.
     """
-    initial_std: float = 0.02
+    initial_std: NotNegative = 0.02
     """Of the weights of encoder and cross-attention."""
 
 
@@ -73,7 +76,7 @@ class RetroTrainConfig:
     """Neighbours of each chunk that are read; 0 reads none, as a language model."""
     part: Part = "both"
     """Of a neighbour, that is read."""
-    fit: float = 0.0
+    fit: Annotated[float, AfterValidator(Between(most=1000))] = 0.0
     """RETRO-fitting (section 4.2): train without neighbours first, then encoder and cross-attention alone for this
     share of `training.steps` (the paper: 0.03); 0 trains everything together."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlm.limits import Name, NotNegative, Positive, ShareBelowOne
 from rlm.models.config import Training
 
 
@@ -15,10 +16,10 @@ class ScratchTranslator:
     """Of the encoder, and of the decoder."""
     hidden_size: int = 256
     heads: int = 4
-    dropout: float = 0.1
-    max_positions: int = 256
+    dropout: ShareBelowOne = 0.1
+    max_positions: Positive = 256
     """Tokens of the longest sentence it reads or writes."""
-    initial_std: float = 0.02
+    initial_std: NotNegative = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +27,8 @@ class PretrainedTranslator:
     """Any encoder-decoder checkpoint of transformers, by folder or hub name, which stays as it is."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
+    name: Name
+    revision: Name | None = None
 
 
 TranslatorConfig = ScratchTranslator | PretrainedTranslator

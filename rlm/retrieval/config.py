@@ -1,7 +1,11 @@
 """Configuration of retrievers, indexes and index refresh (imports nothing heavy)."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator
+
+from rlm.limits import AboveZero, Between, Count, Name, NotNegative, Positive, QueryTokens, Share, ShareBelowOne
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -9,12 +13,12 @@ class ScratchEncoder:
     """A BERT encoder with random weights."""
 
     kind: Literal["scratch"] = "scratch"
-    layers: int = 2
-    hidden_size: int = 128
-    heads: int = 2
-    max_positions: int = 512
-    dropout: float = 0.1
-    initial_std: float = 0.02
+    layers: Positive = 2
+    hidden_size: Positive = 128
+    heads: Positive = 2
+    max_positions: Positive = 512
+    dropout: ShareBelowOne = 0.1
+    initial_std: NotNegative = 0.02
     """Of the weights; BERT's is right for a width of 768, narrow encoders learn to copy sooner with more."""
 
 
@@ -23,9 +27,9 @@ class PretrainedEncoder:
     """A BERT-like checkpoint, by folder or hub name."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
-    revision: str | None = None
-    dropout: float | None = None
+    name: Name
+    revision: Name | None = None
+    dropout: ShareBelowOne | None = None
     """None keeps the checkpoint's own."""
 
 
@@ -38,15 +42,15 @@ class DualEncoderConfig:
 
     encoder: EncoderConfig
     pooling: Literal["cls", "mean"] = "cls"
-    projection: int | None = 128
+    projection: Positive | None = 128
     """Width of the embeddings; None keeps the encoder's own."""
     layer_norm: bool = True
     """LayerNorm after the projection, as the released code (the papers do not mention it)."""
     normalize: bool = False
     """Scale embeddings to `scale` ** 0.5 length, so that scores lie in [-scale, scale]."""
-    scale: float = 16.0
+    scale: AboveZero = 16.0
     """Only read where `normalize` is true."""
-    query_tokens: int = 64
+    query_tokens: QueryTokens = 64
     passage_tokens: int = 288
 
 
@@ -69,10 +73,10 @@ class FaissIvfPq:
     """Inverted lists with product quantisation; small corpora get fewer lists, and say so."""
 
     kind: Literal["ivf_pq"] = "ivf_pq"
-    lists: int = 4096
-    sub_quantizers: int = 64
-    probes: int = 32
-    rerank: int = 10
+    lists: Positive = 4096
+    sub_quantizers: Positive = 64
+    probes: Positive = 32
+    rerank: Count = 10
     """Candidates re-scored from the full embeddings, as a multiple of k; 0 keeps quantised scores."""
 
     @property
@@ -84,9 +88,9 @@ class FaissIvfPq:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaissHnsw:
     kind: Literal["hnsw"] = "hnsw"
-    neighbours: int = 32
-    ef_construction: int = 200
-    ef_search: int = 128
+    neighbours: Annotated[int, AfterValidator(Between(least=2))] = 32
+    ef_construction: Positive = 200
+    ef_search: Positive = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +106,8 @@ class Bm25:
     """Sparse retrieval over word pieces (bm25s)."""
 
     kind: Literal["bm25"] = "bm25"
-    k1: float = 0.9
-    b: float = 0.4
+    k1: NotNegative = 0.9
+    b: Share = 0.4
 
 
 IndexConfig = ExactIndex | FaissFlat | FaissIvfPq | FaissHnsw | ShardedExact
@@ -124,7 +128,7 @@ class ChunkEncoderConfig:
 class ChunkIndexConfig:
     """The chunks of a retrieval corpus, and how they are found."""
 
-    chunk_tokens: int = 64
+    chunk_tokens: Positive = 64
     """Tokens of a chunk (m)."""
     encoder: ChunkEncoderConfig | None = None
     """Not read where `index` is `bm25`, needed elsewhere."""
@@ -159,9 +163,9 @@ class IndexRefresh:
     """Multiplies `every`: 30 is the paper's 30x stale MIPS row."""
     mode: Literal["sync", "async"] = "sync"
     """`sync` blocks while the index is built; `async` builds it in another process."""
-    swap_after: int | None = None
+    swap_after: Count | None = None
     """Optimizer steps from snapshot to swap, which makes an asynchronous run reproducible."""
-    agreement_below: float | None = None
+    agreement_below: Share | None = None
     """Also refresh when the live and the indexed encoder agree on less than this share of the top k."""
     probes: int = 256
     """Queries on which agreement and churn are measured."""

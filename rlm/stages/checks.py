@@ -1,8 +1,9 @@
 """Mistakes between the fields of an experiment, found before work starts (imports nothing heavy)."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 
-from rlm.data.config import FilesSource, TokenClassificationTagger
+from rlm.data.config import FilesSource, QuestionsConfig, TokenClassificationTagger
 from rlm.models.config import Training
 from rlm.retrieval.config import (
     EncoderConfig,
@@ -32,13 +33,21 @@ def check_search(name: str, index: IndexConfig, width: int | None) -> list[str]:
     mistakes = []
     if isinstance(index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
         mistakes.append(f"{name}.kind: {index.kind} needs faiss, which is not installed; `pip install faiss-cpu`")
-    if isinstance(index, FaissIvfPq):
-        for field, least in (("lists", 1), ("sub_quantizers", 1), ("probes", 1), ("rerank", 0)):
-            if getattr(index, field) < least:
-                mistakes.append(f"{name}.{field}: found {getattr(index, field)}; write at least {least}")
-        if width is not None and width % max(1, index.sub_quantizers):
+    if isinstance(index, FaissIvfPq) and width is not None and width % index.sub_quantizers:
+        mistakes.append(
+            f"{name}.sub_quantizers: {index.sub_quantizers} do not divide the width of {width}; write a divisor"
+        )
+    return mistakes
+
+
+def check_questions(questions: Mapping[str, QuestionsConfig]) -> list[str]:
+    """Sets of questions that are not three files; how many a pattern names is seen where they are read."""
+    mistakes = []
+    for name, config in questions.items():
+        files = config.source.files if isinstance(config.source, FilesSource) else ()
+        if files and len(files) != 3 and not any(set(file) & set("*?[") for file in files):
             mistakes.append(
-                f"{name}.sub_quantizers: {index.sub_quantizers} do not divide the width of {width}; write a divisor"
+                f"questions.{name}.source.files: found {len(files)}; write exactly three, in the order train, dev, test"
             )
     return mistakes
 
@@ -63,11 +72,9 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
         *((("warm_start.training", e.warm_start.training),) if e.warm_start else ()),
     ):
         mistakes += check_training(name, training)
-    if isinstance(e.salient_spans, TokenClassificationTagger) and e.salient_spans.train_files:
-        for field_name in ("epochs", "batch_size", "learning_rate"):
-            value = getattr(e.salient_spans, field_name)
-            if value <= 0:
-                mistakes.append(f"salient_spans.{field_name}: found {value}; write a number above 0")
+    mistakes += check_questions(e.questions)
+    if isinstance(e.salient_spans, TokenClassificationTagger) and len(e.salient_spans.train_files) == 1:
+        mistakes.append("salient_spans.train_files: found one; write at least two, to train on and then one to score")
     if e.pretrain.candidates < 2:
         mistakes.append(
             f"pretrain.candidates: found {e.pretrain.candidates}; write at least 2,"

@@ -14,6 +14,7 @@ from rlm.data.parallel_config import (
     files_of,
 )
 from rlm.errors import nearest
+from rlm.limits import Names
 from rlm.models.translation_config import (
     DecodingConfig,
     NearestTokens,
@@ -53,7 +54,7 @@ class KnnMtExperiment:
 
     domains: dict[str, DomainConfig]
     """By name; each is a data set of the table."""
-    training: tuple[str, ...] = ()
+    training: Names = ()
     """Domains whose training pairs the model and the tokenizer learn from; none for checkpoints."""
     tokenizer: PairTokenizerConfig = field(default_factory=TrainedPairTokenizer)
     model: TranslatorConfig = field(default_factory=ScratchTranslator)

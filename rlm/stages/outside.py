@@ -82,10 +82,11 @@ class OutsideFiles:
         for path, planned in self._planned.items():
             if file_sha256(path) != planned:
                 raise ChangedFiles(path)
-        left = self._left()
-        if self._states:
-            self._mark.write_text(json.dumps(self._states), encoding="utf-8")
-        return left in (None, self._states)
+        return self._left() in (None, self._states)
+
+    def mark(self) -> None:
+        """Note, for an attempt after this one, that it is reading."""
+        self._mark.write_text(json.dumps(self._states), encoding="utf-8")
 
     def all_read(self) -> None:
         """Compare the files again: one may have been replaced, and even put back, while they were read.

@@ -8,7 +8,7 @@ from typing import Any
 from rlm.data.config import QuestionsConfig
 from rlm.models.retro_config import PretrainedDecoder, RetroAnswerConfig, RetroFinetuneConfig
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig, PassagesConfig
-from rlm.stages.checks import check_training
+from rlm.stages.checks import check_questions, check_training
 from rlm.stages.columns import Column, percent_of_questions
 from rlm.stages.experiment import outside_content, questions_in_words
 from rlm.stages.retro_experiment import RetroExperiment, check_retro, training_stages
@@ -101,7 +101,7 @@ def _passage_chunks(e: RetroQaExperiment) -> ChunkIndexConfig:
 def check_retro_qa(experiment: RetroQaExperiment) -> list[str]:
     """What does not fit together, each as `dotted.name: what was found and what to write instead`."""
     e, finetune, m = experiment, experiment.finetune, experiment.model.chunk_tokens
-    mistakes = check_retro(e) + check_training("finetune.training", finetune.training)
+    mistakes = check_retro(e) + check_training("finetune.training", finetune.training) + check_questions(e.questions)
     mistakes += [mistake for mistake in check_chunks("chunks", _passage_chunks(e)) if mistake not in mistakes]
     if e.passages.k < 1:
         mistakes.append(f"passages.k: found {e.passages.k}; write at least 1")

@@ -301,9 +301,11 @@ def _compute(stage: Stage, store: Path, inputs: dict[str, Path], runtime: Runtim
     (work / RECORD).unlink(missing_ok=True)
     threads = runtime.threads or len(os.sched_getaffinity(0))
     outside = OutsideFiles(stage.files, work)
-    if stage.files and not outside.begin(outside_files(stage.config, runtime.data)):
-        reporter.note(f"{stage.folder}: its files were touched while it was interrupted; it begins anew")
-        _clear(work)
+    if stage.files:
+        if not outside.begin(outside_files(stage.config, runtime.data)):
+            reporter.note(f"{stage.folder}: its files were touched while it was interrupted; it begins anew")
+            _clear(work)
+        outside.mark()
     context = StageContext(
         seed=stage.seed if stage.seed is not None else 0,
         runtime=runtime,

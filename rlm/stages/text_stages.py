@@ -1,19 +1,16 @@
 """Stages that models of text share: documents, their chunks, and the chunks' neighbours (imports nothing heavy)."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 from rlm.data.config import DocumentsConfig, TextTokenizerConfig
 from rlm.retrieval.config import (
     Bm25,
     ChunkIndexConfig,
-    FaissFlat,
-    FaissHnsw,
-    FaissIvfPq,
     NeighboursConfig,
     ScratchEncoder,
 )
+from rlm.stages.checks import check_search
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 
@@ -68,17 +65,18 @@ def check_documents(name: str, config: DocumentsConfig) -> list[str]:
 
 def check_chunks(name: str, config: ChunkIndexConfig) -> list[str]:
     """Mistakes in the configuration of a chunk index."""
-    mistakes = []
-    if config.chunk_tokens < 1:
-        mistakes.append(f"{name}.chunk_tokens: found {config.chunk_tokens}; write at least 1")
     if isinstance(config.index, Bm25):
-        return mistakes
-    if isinstance(config.index, FaissFlat | FaissIvfPq | FaissHnsw) and find_spec("faiss") is None:
-        mistakes.append(f"{name}.index.kind: {config.index.kind} needs faiss, which is not installed")
+        return []
+    scratch = config.encoder.encoder if config.encoder and isinstance(config.encoder.encoder, ScratchEncoder) else None
+    mistakes = check_search(f"{name}.index", config.index, scratch.hidden_size if scratch else None)
     if config.encoder is None:
         return [*mistakes, f"{name}.encoder: none; name one, or set `index: {{kind: bm25}}`"]
-    encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
-    positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else 512
+    if scratch and scratch.hidden_size % scratch.heads:
+        mistakes.append(
+            f"{name}.encoder.encoder.hidden_size: {scratch.hidden_size} is no multiple of {scratch.heads} heads; change"
+            " one of them"
+        )
+    tokens, positions = config.encoder.max_tokens, scratch.max_positions if scratch else 512
     if not 2 < tokens <= positions or tokens % 8:
         mistakes.append(
             f"{name}.encoder.max_tokens: found {tokens}; write a multiple of 8 of at most {positions}, what the encoder"
