@@ -3,11 +3,14 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rlm.commands.plan import Plan, forecast, make_plan, needed_roles, print_plan, refuse_what_cannot_fit, runtime_of
+from rlm.errors import StageError
 from rlm.launch import Event, LocalPool, Outcome, log_file, run_stages
-from rlm.live import LiveView, PlainView
+from rlm.live import LiveView, PlainView, View
 from rlm.stages.cost import git_state
 from rlm.stages.models import MODELS
 from rlm.stages.store import prepare_store, read_record, stage_folder
@@ -18,7 +21,7 @@ def main(options: argparse.Namespace) -> int:
     """Run the table.
 
     Returns:
-        0, 1 if a stage failed, 130 if interrupted.
+        0, 1 if a stage failed or what was found cannot be shown, 130 if interrupted.
     """
     if options.dry_run:
         plan = make_plan(options)
@@ -37,8 +40,8 @@ def main(options: argparse.Namespace) -> int:
         tracker.close(5.0)
         return 130
     tracker.close(60.0)
-    _print_table(plan, options)
-    return _print_failures(plan, outcome, options.store)
+    shown = _print_table(plan, options)
+    return _print_failures(plan, outcome, options.store) or int(not shown)
 
 
 def _compute(plan: Plan, options: argparse.Namespace, tracker: "_Tracking") -> Outcome:
@@ -51,7 +54,7 @@ def _compute(plan: Plan, options: argparse.Namespace, tracker: "_Tracking") -> O
     seconds = {key: cost.seconds for key, cost in costs.by_key.items()}
     launcher = LocalPool(options.store, runtime)
     try:
-        with _view(plan) as view:
+        with _Unstoppable(_view(plan)) as view:
 
             def watch(event: Event) -> None:
                 metrics = {}
@@ -80,6 +83,33 @@ def _view(plan: Plan) -> LiveView | PlainView:
                 keys.append(key)
     results = {cell.stages[role].key for cell in plan.cells for role in cell.leaves}
     return LiveView(plan.stages, labels, set(plan.finished), rows, results, order)
+
+
+class _Unstoppable:
+    """A view that may fail, as on a full disk; the work goes on without it."""
+
+    def __init__(self, view: LiveView | PlainView) -> None:
+        self._view = view
+        self._fails = False
+
+    def __enter__(self) -> View:
+        self._try(self._view.__enter__)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._try(lambda: self._view.__exit__(*error))
+
+    def __call__(self, event: Event, metrics: Mapping[str, float]) -> None:
+        self._try(lambda: self._view(event, metrics))
+
+    def _try(self, show: Callable[[], Any]) -> None:
+        if self._fails:
+            return
+        try:
+            show()
+        except OSError as error:
+            self._fails = True
+            print(f"how the run goes cannot be shown any longer: {error.strerror or error}", file=sys.stderr)
 
 
 def _label(plan: Plan, key: str) -> str:
@@ -130,7 +160,7 @@ class _Tracking:
         try:
             folder = stage_folder(self._store, self._plan.stages[key])
             self._tracker.deliver(folder, tags, failed, _files_read(self._plan, key))
-        except OSError as error:  # A view of the results must not stop them.
+        except Exception as error:  # A view of the results must not stop them.
             print(f"MLflow is not told of {self._plan.stages[key].folder}: {error}", file=sys.stderr)
 
 
@@ -153,13 +183,31 @@ def _only_seed(cells: list[Cell]) -> int | None:
     return seeds.pop() if len(seeds) == 1 else None
 
 
-def _print_table(plan: Plan, options: argparse.Namespace) -> None:
+def _print_table(plan: Plan, options: argparse.Namespace) -> bool:
+    """Show what was found; whether all of it could be shown."""
     from rlm import report
 
-    print()
-    print(report.render(plan.table, plan.cells, options.store, "markdown"))
-    page = report.write_reports(plan.table, plan.cells, options.store)
-    print(f"\nplots: {page}\nMLflow: rlm ui --store {shlex.quote(str(options.store))}")
+    def table() -> None:
+        print()
+        print(report.render(plan.table, plan.cells, options.store, "markdown"), flush=True)
+
+    def pages() -> None:
+        page = report.write_reports(plan.table, plan.cells, options.store)
+        print(f"\nplots: {page}\nMLflow: rlm ui --store {shlex.quote(str(options.store))}", flush=True)
+
+    return all([_tried("table", table), _tried("report", pages)])
+
+
+def _tried(what: str, show: Callable[[], None]) -> bool:
+    """Whether something was shown; if not, why is told. The account of the stages comes after it, whatever happens."""
+    try:
+        show()
+    except Exception as error:
+        text = str(error) if isinstance(error, (ValueError, OSError, StageError)) else repr(error)
+        for line in text.split("\n"):
+            print(f"rlm run: {what}: {line}", file=sys.stderr)
+        return False
+    return True
 
 
 def _print_failures(plan: Plan, outcome: Outcome, store: Path) -> int:

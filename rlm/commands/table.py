@@ -1,22 +1,32 @@
 """`rlm table`: prints the table of whatever is finished."""
 
 import argparse
-import os
 
 from rlm import report
 from rlm.commands.plan import table_of
+from rlm.errors import ConfigError, StageError
+from rlm.files import write_whole
+
+ENDINGS = {"markdown": "md", "latex": "tex"}
+"""Of files of a format, where it is not the format's name."""
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print or write the table."""
+    """Print or write the table.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if options.out is not None and options.out.is_dir():
+        file = options.out / f"table.{ENDINGS.get(options.format, options.format)}"
+        raise ConfigError(f"--out {options.out}: is a folder; name a file in it, such as {file}")
     table, cells = table_of(options)
     text = report.render(table, cells, options.store, options.format)
     if options.out is None:
         print(text)
         return 0
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    # A reader of the file never sees half of it.
-    partial = options.out.with_name(options.out.name + ".tmp")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, options.out)
+    try:
+        write_whole(options.out, text)
+    except StageError as error:
+        raise ConfigError(f"--out {error}; name another file") from None
     return 0

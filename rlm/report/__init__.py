@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rlm.errors import StageError
+from rlm.files import write_whole
+
 if TYPE_CHECKING:
     from rlm.report.summary import Summary
     from rlm.table import AblationTable, Cell
@@ -28,20 +31,23 @@ def write_reports(table: "AblationTable", cells: "list[Cell]", store: Path) -> P
 
     Returns:
         the page.
-    """
-    import os
 
+    Raises:
+        StageError: some cannot be written; the others are.
+    """
     from rlm.report.summary import summarise
 
     summary = summarise(table, cells, store)
     stem = store / "tables" / table.name / table.report
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    mistakes = []
     for format, suffix in _SUFFIXES.items():
-        path = stem.with_name(stem.name + suffix)
-        partial = path.with_name(path.name + ".tmp")  # A reader of the file never sees half of it.
-        partial.write_text(_render(summary, format) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    return stem.with_name(stem.name + ".html")
+        try:
+            write_whole(stem.with_name(stem.name + suffix), _render(summary, format))
+        except StageError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise StageError("\n".join(mistakes))
+    return stem.with_name(stem.name + _SUFFIXES["html"])
 
 
 def score(predictions: Path, answers: Path, answer_kind: Literal["string", "regex"] | None = None) -> str:
