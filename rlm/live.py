@@ -184,7 +184,7 @@ class LiveView:
         self._board = _Board(stages, labels, order, done=set(finished))
         self._rows, self._results = rows, results
         self._roles = list(dict.fromkeys(role for keys in rows.values() for role in keys))
-        self._live = Live(console=Console(), get_renderable=self._render, refresh_per_second=4)
+        self._live = Live(console=Console(markup=False, emoji=False), get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":
         """Take the screen."""

@@ -96,7 +96,8 @@ class Forecast:
                 continue
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                float(record["seconds"]), record["name"], record["config"], record["inputs"]
+                record |= {name: float(record[name]) for name in ("seconds", "peak_memory_bytes", "disk_bytes")}
+                record["name"], record["config"], record["inputs"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # Damaged records are reported where the stage is used.
             self._records[path.parent.name] = record
