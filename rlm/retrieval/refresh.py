@@ -44,7 +44,7 @@ def read_special(corpus_folder: Path) -> tuple[SpecialTokens, int]:
     """Special tokens and vocabulary size of a corpus folder."""
     path = corpus_folder / "corpus.json"
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(encoding="utf-8"))
         return SpecialTokens(**described["special"]), int(described["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no corpus, or a damaged one ({error!r}); build the corpus again") from error
