@@ -61,7 +61,7 @@ def folder(argument: str) -> Path:
     """A folder, which need not be there."""
     found = path(argument)
     if os.path.exists(found) and not os.path.isdir(found):
-        raise _refused(argument, "is a file; write the path of a folder")
+        raise _refused(argument, "a file; write the path of a folder")
     return found
 
 

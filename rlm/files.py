@@ -24,4 +24,5 @@ def write_whole(path: Path, text: str) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StageError(f"{path}: cannot be written ({error.strerror or error})") from None
+        inside = f"{error.filename}: " if error.filename not in (None, str(path), str(partial)) else ""
+        raise StageError(f"{path}: cannot be written ({inside}{error.strerror or error})") from None
