@@ -172,7 +172,7 @@ def _changed(text: str, place: tuple[object, ...], value: object) -> bytes:
 
 
 BOUNDED = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 
 
@@ -268,7 +268,7 @@ COMMANDS = [
 @pytest.mark.parametrize(
     "command", COMMANDS, ids=lambda command: " ".join("X" if part is ... else part for part in command)
 )
-@settings(BOUNDED, max_examples=25)
+@settings(BOUNDED, max_examples=10)
 @given(argument=ARGUMENTS)
 @example(argument="caf\udce9")
 @example(argument="9" * 5000)
@@ -277,6 +277,7 @@ def test_commands__when_an_argument_is_any_text(
 ) -> None:
     monkeypatch.chdir(folder)
     _plan(folder, _table("knn_lm").encode(), BASES["knn_lm"].encode())
+    argument = argument.replace("/", "_") if "--out" in command else argument  # stay in this folder
     # an argument that begins with a hyphen is an option to argparse
     _rlm(*(("x" + argument if argument.startswith("-") else argument) if part is ... else part for part in command))
 
@@ -296,7 +297,7 @@ PLAIN = st.recursive(
 MAPPINGS = st.dictionaries(NAMES, PLAIN, max_size=4)
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=100)
 @given(value=MAPPINGS)
 def test_parse_yaml__gives_plain_values_back(value: dict[str, object]) -> None:
     parsed = parse_yaml(yaml.safe_dump(value, allow_unicode=True), "t.yaml")
@@ -305,7 +306,7 @@ def test_parse_yaml__gives_plain_values_back(value: dict[str, object]) -> None:
     assert set(parsed.where) == {(), *(tuple(map(str, place)) for place in _places(value))}
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=100)
 @given(under=MAPPINGS, over=MAPPINGS)
 def test_merge__keeps_what_is_not_overlaid(under: dict[str, object], over: dict[str, object]) -> None:
     documents = [
@@ -323,7 +324,7 @@ def test_merge__keeps_what_is_not_overlaid(under: dict[str, object], over: dict[
     assert merge(merged, documents[1]).value == merged.value, "the same again changes nothing"
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=100)
 @given(value=MAPPINGS)
 def test_nest__of_dotted_names_gives_the_mapping_back(value: dict[str, object]) -> None:
     def dotted(inner: dict[str, object], before: str) -> dict[str, object]:
@@ -335,7 +336,7 @@ def test_nest__of_dotted_names_gives_the_mapping_back(value: dict[str, object]) 
     assert nest(Document(dotted(value, ""), {})).value == value
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=100)
 @given(value=st.dictionaries(st.text(alphabet="ab.", max_size=5), st.one_of(SCALARS, MAPPINGS), max_size=4))
 def test_nest__of_any_names_is_right_or_refused(value: dict[str, object]) -> None:
     try:

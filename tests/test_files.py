@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,24 @@ def test_write_whole__when_it_cannot_be_written_nothing_is_left(tmp_path: Path, 
 def test_write_whole__when_it_is_a_device_it_stays_one() -> None:
     write_whole(Path("/dev/null"), "text")
     assert Path("/dev/null").is_char_device()
+
+
+def test_text_files__have_an_encoding(root: Path) -> None:
+    """What the locale says is another thing in a container, and results hold names of all languages."""
+
+    def unsaid(call: ast.Call) -> bool:
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        modes = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        opened = name == "open" and isinstance(call.func, ast.Name) and not any("b" in mode for mode in modes[-1:])
+        written = name == "open" and isinstance(call.func, ast.Attribute) and modes[:1] in (["w"], ["a"], ["r"], ["x"])
+        return (opened or written or name in ("read_text", "write_text")) and "encoding" not in {
+            keyword.arg for keyword in call.keywords
+        }
+
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in (root / "rlm").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and unsaid(node)
+    ]
+    assert found == []
