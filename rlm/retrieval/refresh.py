@@ -196,7 +196,7 @@ class Builder:
         if code == 0 and (self.snapshot / "index").is_dir():
             return True
         log = self.snapshot / "builder.log"
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
         remedy = ""
         if code < 0:
             remedy = (
