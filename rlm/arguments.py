@@ -16,26 +16,27 @@ _DIGITS = re.compile(r"[-+]?[0-9]{1,30}")
 
 
 def text(argument: str) -> str:
-    """Text as it was typed; may be empty, and have many lines."""
+    """Text as it was typed, in UTF-8 whatever Python takes the terminal for; may be empty, and have many lines."""
     try:
-        argument.encode()
-    except UnicodeEncodeError:  # Python's stand-ins for bytes that are no text
+        return os.fsencode(argument).decode()
+    except UnicodeError:
         raise _refused(argument, "not UTF-8; write it in UTF-8, as the terminal does") from None
-    return argument
 
 
 def words(argument: str) -> str:
     """Text that is not empty."""
-    if not text(argument).strip():
+    found = text(argument)
+    if not found.strip():
         raise _refused(argument, "write some text, or leave the option out")
-    return argument
+    return found
 
 
 def name(argument: str) -> str:
     """A name of one line."""
-    if wrong := unusable_name(text(argument)):
+    found = text(argument)
+    if wrong := unusable_name(found):
         raise _refused(argument, wrong)
-    return argument
+    return found
 
 
 def names(argument: str) -> tuple[str, ...]:
@@ -50,7 +51,8 @@ def path(argument: str) -> Path:
     """A file or a folder, which need not be there."""
     if "\0" in text(argument) or not argument:
         raise _refused(argument, "write the path of a file or a folder")
-    if any(len(part.encode()) > 255 for part in argument.split("/")) or len(argument.encode()) > 4095:
+    raw = os.fsencode(argument)
+    if any(len(part) > 255 for part in raw.split(b"/")) or len(raw) > 4095:
         raise _refused(argument, "no file has so long a name; write a shorter path")
     return Path(argument)
 
@@ -59,7 +61,7 @@ def folder(argument: str) -> Path:
     """A folder, which need not be there."""
     found = path(argument)
     if os.path.exists(found) and not os.path.isdir(found):
-        raise _refused(argument, "is a file; write the path of a folder")
+        raise _refused(argument, "a file; write the path of a folder")
     return found
 
 

@@ -16,12 +16,13 @@ def write_whole(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
-            path.write_text(text + "\n", encoding="utf-8")
+            path.write_text(text + "\n", encoding="utf-8", errors="replace")
             return
         try:
-            partial.write_text(text + "\n", encoding="utf-8")
+            partial.write_text(text + "\n", encoding="utf-8", errors="replace")
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StageError(f"{path}: cannot be written ({error.strerror or error})") from None
+        inside = f"{error.filename}: " if error.filename not in (None, str(path), str(partial)) else ""
+        raise StageError(f"{path}: cannot be written ({inside}{error.strerror or error})") from None

@@ -301,6 +301,7 @@ class LocalPool:
             "TOKENIZERS_PARALLELISM": "true" if threads != "1" else "false",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace",  # whatever a stage prints goes to its log
         }
         if self._gpus:
             names = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self._gpus)))).split(",")

@@ -184,7 +184,9 @@ class LiveView:
         self._board = _Board(stages, labels, order, done=set(finished))
         self._rows, self._results = rows, results
         self._roles = list(dict.fromkeys(role for keys in rows.values() for role in keys))
-        self._live = Live(console=Console(), get_renderable=self._render, refresh_per_second=4)
+        console = Console(markup=False, emoji=False)
+        self._done, self._runs, self._waits = ("ok", "...", ".") if console.options.ascii_only else ("✓", "…", "·")
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> "LiveView":
         """Take the screen."""
@@ -239,10 +241,10 @@ class LiveView:
         running = [self._board.running[key] for key in keys if key in self._board.running]
         done = sum(key in self._board.done for key in keys)
         if done == len(keys):
-            return "[green]✓[/green]"
+            return f"[green]{self._done}[/green]"
         if running and running[0].total:
             share = f"{100 * running[0].done // running[0].total} %"
             return f"[cyan]{share}[/cyan]" if len(keys) == 1 else f"[cyan]{done}/{len(keys)} {share}[/cyan]"
         if running:
-            return "[cyan]…[/cyan]"
-        return f"{done}/{len(keys)}" if done else "[dim]·[/dim]"
+            return f"[cyan]{self._runs}[/cyan]"
+        return f"{done}/{len(keys)}" if done else f"[dim]{self._waits}[/dim]"

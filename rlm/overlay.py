@@ -61,22 +61,21 @@ def _nest(value: Mapping[str, Any], into: dict[str, Any], location: Location, wh
     for dotted, item in value.items():
         names = dotted.split(".")
         path = (*location, *names)
+        place = where.get(path, where[()])
         if not all(names):
-            raise ConfigError(
-                f"{where.get(path, '')}: `{shown(dotted)}` has an empty part; write names joined by single dots"
-            )
+            raise ConfigError(f"{place}: `{shown(dotted)}` has an empty part; write names joined by single dots")
         target = into
         for name in names[:-1]:
             target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise ConfigError(f"{where[path]}: `{'.'.join(path)}` is inside a value given as a whole above")
+                raise ConfigError(f"{place}: `{'.'.join(path)}` is inside a value given as a whole above")
         if isinstance(item, Mapping):
             below = target.setdefault(names[-1], {})
             if isinstance(below, dict):
                 _nest(item, below, path, where)
                 continue
         if names[-1] in target:
-            raise ConfigError(f"{where.get(path, '')}: `{'.'.join(path)}` is given twice; keep one")
+            raise ConfigError(f"{place}: `{'.'.join(path)}` is given twice; keep one")
         target[names[-1]] = item
 
 

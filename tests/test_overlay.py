@@ -68,3 +68,20 @@ def test_parse_settings__when_the_form_is_wrong(setting: str) -> None:
 def test_parse_settings__when_a_name_is_given_twice() -> None:
     with pytest.raises(ConfigError, match="--set a.b is given twice"):
         parse_settings(["a.b=1", "a.b=2"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.layers=\a", "--set model.layers:1: not YAML: the character U+0007; remove it"),
+        ("model.layers=1e400", "--set model.layers:1: found 1e400; write a finite number"),
+        ("a=" + "[" * 3000, "--set a:1: not YAML: nested more than 50 deep"),
+        ("a." * 60 + "a=1", "has more than 50 names"),
+        ("a\nb=1", "--set a\\nb: it holds the character U+000A"),
+    ],
+)
+def test_parse_settings__when_a_value_is_hostile(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_settings([setting])
+    assert message in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -324,3 +325,63 @@ def test_load_table__when_no_column_is_named_the_model_s_first_is_shown(
     assert load_table(path).columns == ("bits_per_byte",)
     _edit(folder / "table.yaml", "columns: [exact_match, zero_shot_recall@5]\n", "")
     assert load_table(folder / "table.yaml").columns == ("exact_match",)
+
+
+# What is replaced in the table file, by what, and the message.
+MORE_MISTAKES = {
+    "column twice": ("[exact_match,", "[exact_match, exact_match,", "table.yaml:3: columns: exact_match is given twice; keep"),
+    "row twice in a trend": ("REALM > Baseline (ORQA)", "REALM > Baseline (ORQA) > REALM", "table.yaml:14: trends: REALM is"
+                             " given twice; keep one"),
+    "title of two lines": ("title: Ablations", 'title: "Abla\\ntions"', "table.yaml:1: title: found `Abla\\ntions` with the"
+                           " character U+000A; write it in one line"),
+    "empty baseline": ("baseline: REALM", "baseline: ''", "table.yaml:4: baseline: found ``; write a name"),
+    "trends of text": ("trends:\n  - exact_match: REALM > Baseline (ORQA)", "trends: ''", "trends: found ``; write `- COLUMN: ROW > ROW`"),
+    "source that is a mapping": ('source: "Table 2"', "source: {a: 1}", "reported.source: found `{\"a\": 1}` (mapping); write text"),
+    "source of two lines": ('source: "Table 2"', 'source: "Table\\t2"', "reported.source: found `Table\\t2` with the character"
+                            " U+0009"),
+    "base that is itself": ("base/base.yaml", "../experiments/table.yaml", "table.yaml:2: base: is this file itself"),
+    "base that is a folder": ("base/base.yaml", "base", "table.yaml:2: base: no file"),
+    "base that cannot be": ("base/base.yaml", '"a\\0b"', "table.yaml:2: base: found `a\\x00b`; it holds the character"),
+    "base of a long name": ("base/base.yaml", "x" * 300, "table.yaml:2: base: found `xxx"),
+    "scales that cannot be": ("baseline:", 'scales: "a\\0b"\nbaseline:', "table.yaml:4: scales: found `a\\x00b`; it holds"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE_MISTAKES)
+def test_load_table__when_the_file_is_wrong_in_other_ways(folder: Path, name: str) -> None:
+    old, new, message = MORE_MISTAKES[name]
+    _edit(folder / "table.yaml", old, new)
+    assert message in _errors(folder / "table.yaml")
+
+
+def test_load_table__when_what_counts_is_given_twice(folder: Path) -> None:
+    table, scale = folder / "table.yaml", folder / "scale" / "tiny.yaml"
+    assert _errors(table, seeds=[0, 1, 0]) == "--seeds: 0 is given twice; keep one"
+    assert _errors(table, seeds=[-1]) == "--seeds: found -1; write whole numbers from 0 to 4294967295"
+    assert _errors(table, rows=["REALM", "REALM"]) == "--rows: REALM is given twice; keep one"
+    assert _errors(table, datasets=["encyclopedia"] * 2) == "--datasets: encyclopedia is given twice; keep one"
+    _edit(scale, "seeds: [0]", "seeds: [3, 3]")
+    assert _errors(table) == f"{scale}:2: seeds: 3 is given twice; keep one"
+    _edit(scale, "seeds: [3, 3]", "seeds: [4294967296]")
+    assert _errors(table) == f"{scale}:2: seeds: found 4294967296; write whole numbers from 0 to 4294967295"
+    scale.unlink()
+    _edit(table, "baseline:", "datasets: [encyclopedia, encyclopedia]\nbaseline:")
+    assert _errors(table) == f"{table}:4: datasets: encyclopedia is given twice; keep one"
+
+
+def test_load_table__when_no_row_can_be_built_the_baseline_is_not_blamed(folder: Path) -> None:
+    _edit(folder / "table.yaml", "baseline: REALM\n", "")
+    assert load_table(folder / "table.yaml").baseline == "REALM"
+    assert load_table(folder / "table.yaml", rows=["30x stale MIPS"]).baseline == "REALM", "the first that is written"
+    assert _errors(folder / "table.yaml", settings=["pretrain.candidate=4"]).count("\n") == 0
+
+
+def test_load_table__when_a_scale_is_a_folder(folder: Path) -> None:
+    (folder / "scale" / "huge.yaml").mkdir()
+    assert "--scale huge: no file" in _errors(folder / "table.yaml", scale="huge")
+
+
+def test_report__has_no_folder_in_its_name(folder: Path) -> None:
+    table = load_table(folder / "table.yaml", datasets=["encyclopedia"])
+    assert table.report == "tiny-encyclopedia"
+    assert replace(table, chosen=("a/b", "../c")).report == "tiny-a-b-..-c"

@@ -116,7 +116,7 @@ def write_corpus(folder: Path, records: Iterable[Passage], tokenizer: Any, confi
         raise ValueError("the corpus has no passages; check `corpus.source`")
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad", "mask")}
     described = {"special": special, "vocab_size": len(tokenizer), "passages": count}
-    (folder / "corpus.json").write_text(json.dumps(described))
+    (folder / "corpus.json").write_text(json.dumps(described), encoding="utf-8")
     return {"passages": count, "pieces_per_passage": pieces / count, "longer_than_max_tokens": long / count}
 
 
@@ -156,7 +156,7 @@ class Corpus(MappedFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        described = json.loads((folder / "corpus.json").read_text())
+        described = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         self.special, self.vocab_size = SpecialTokens(**described["special"]), int(described["vocab_size"])
         self.tokens, self.titles, self.sentences = (
             Ragged.open(folder, name) for name in ("tokens", "titles", "sentences")

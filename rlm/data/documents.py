@@ -78,7 +78,7 @@ def write_documents(folder: Path, documents: Iterable[Passage], tokenizer: Any) 
         raise ValueError("no document is left; check `source`, `part`, `fraction` and `exclude` of the documents")
     pad = tokenizer.pad_token_id
     described = {"documents": count, "vocab_size": vocab_size, "start": start, "pad": 0 if pad is None else pad}
-    (folder / "documents.json").write_text(json.dumps(described))
+    (folder / "documents.json").write_text(json.dumps(described), encoding="utf-8")
     return {"documents": count, "tokens": total_tokens, "bytes": total_bytes}
 
 
@@ -95,7 +95,7 @@ class Documents(MappedFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         try:
-            described = json.loads((folder / "documents.json").read_text())
+            described = json.loads((folder / "documents.json").read_text(encoding="utf-8"))
             self.vocab_size, self.start, self.pad = (int(described[name]) for name in ("vocab_size", "start", "pad"))
             self.bytes = np.load(folder / "bytes.npy", mmap_mode="r")
             self.identity = np.load(folder / "identity.npy", mmap_mode="r").reshape(-1, IDENTITIES)

@@ -219,7 +219,7 @@ def write_pairs(
         **{"pairs": counts["pairs"], "vocab_size": vocab_size, "pad": tokenizer.pad_token_id},
         "first": _language(tokenizer),
     }
-    (folder / "parallel.json").write_text(json.dumps(described))
+    (folder / "parallel.json").write_text(json.dumps(described), encoding="utf-8")
     return counts
 
 
@@ -236,7 +236,7 @@ class ParallelText(MappedFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         try:
-            described = json.loads((folder / "parallel.json").read_text())
+            described = json.loads((folder / "parallel.json").read_text(encoding="utf-8"))
             self.vocab_size, self.pad, count = (int(described[name]) for name in ("vocab_size", "pad", "pairs"))
             self.first = described["first"]
         except (OSError, KeyError, ValueError) as error:

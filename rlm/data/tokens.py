@@ -54,7 +54,7 @@ class Ragged:
         np.save(folder / f"{name}.values.npy", self.values)
         np.save(folder / f"{name}.offsets.npy", self.offsets)
         sidecar = {"rows": len(self), "values": len(self.values), "dtype": str(self.values.dtype)}
-        (folder / f"{name}.json").write_text(json.dumps(sidecar))
+        (folder / f"{name}.json").write_text(json.dumps(sidecar), encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Self:
@@ -64,7 +64,7 @@ class Ragged:
             ValueError: the arrays disagree with their sidecar (a damaged or truncated file).
         """
         try:
-            sidecar = json.loads((folder / f"{name}.json").read_text())
+            sidecar = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
             values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
             offsets = np.load(folder / f"{name}.offsets.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -117,7 +117,9 @@ class RaggedWriter:
         self._values.close()
         self._offsets.close()
         rows, values = self._offsets.count - 1, self._values.count
-        self._sidecar.write_text(json.dumps({"rows": rows, "values": values, "dtype": str(self._dtype)}))
+        self._sidecar.write_text(
+            json.dumps({"rows": rows, "values": values, "dtype": str(self._dtype)}), encoding="utf-8"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ _WIDTH = 5.0
 """Inches: 360 points, so that text of 11 points has nearly that size on a phone."""
 _COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 _RC: Any = {"svg.fonttype": "none", "svg.hashsalt": "rlm", "font.size": 11, "axes.titlesize": 11}
+_RC["text.parse_math"] = False  # a name with two $ is no formula
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,13 @@ _LATEX = {
     "≤": r"$\leq$",
     "–": "--",
     "−": "$-$",
+    "|": r"\textbar{}",
+    # a line or an item that begins with one of these would be read as an argument of the command before it
+    "[": "{[}",
+    "*": "{*}",
 }
+_MARKUP = r"[*\\]|<(?=[\w/!?])|(?<=\])\(|(?<!\w)_|_(?!\w)"
+"""What Markdown would take for markup: emphasis, HTML, links. Running text has code in backticks, and no cells."""
 
 
 def markdown(summary: Summary) -> str:
@@ -87,9 +93,9 @@ def _markdown(block: Block) -> str:
         case Heading(text, level):
             return f"{'#' * level} {_escape_markdown(text)}"
         case Paragraph(text):
-            return text
+            return _escape_markdown(text, _MARKUP)
         case Items(title, items):
-            return "\n".join([f"{title}:", "", *(f"- {_escape_markdown(item)}" for item in items)])
+            return "\n".join([f"{title}:", "", *(f"- {_escape_markdown(item, rf'{_MARKUP}|[|]')}" for item in items)])
         case Grid(caption, header, lines, total, names):
             grid = [[_escape_markdown(cell) for cell in line] for line in [header, *lines, *([total] if total else [])]]
             widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(header))]
@@ -98,11 +104,11 @@ def _markdown(block: Block) -> str:
             for line in [grid[0], rule, *grid[1:]]:
                 padded = [*map(str.ljust, line[:names], widths), *map(str.rjust, line[names:], widths[names:])]
                 written.append(f"| {' | '.join(padded)} |")
-            return "\n".join([f"{caption}:", "", *written])
+            return "\n".join([f"{_escape_markdown(caption)}:", "", *written])
 
 
-def _escape_markdown(text: str) -> str:
-    return re.sub(r"([|*\\])", r"\\\1", text)
+def _escape_markdown(text: str, markup: str = rf"{_MARKUP}|[|`]") -> str:
+    return re.sub(f"({markup})", r"\\\1", text)
 
 
 def _latex(block: Block) -> str:

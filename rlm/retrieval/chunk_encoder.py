@@ -82,7 +82,7 @@ def write_embeddings(
     Raises:
         OSError: the disk has no room (found out before work starts).
     """
-    done = int(mark.read_text()) if mark.exists() and path.exists() else 0
+    done = int(mark.read_text(encoding="utf-8")) if mark.exists() and path.exists() else 0
     out: Any = np.lib.format.open_memmap(path, mode="r+") if done else allocate(path, (count, embedder.dim))
     for first in range(done, count, stretch):
         last = min(first + stretch, count)
@@ -90,7 +90,7 @@ def write_embeddings(
         out.flush()
         out._mmap.madvise(mmap.MADV_DONTNEED)  # what is on the disk need not stay resident
         part = mark.with_suffix(".part")
-        part.write_text(str(last))
+        part.write_text(str(last), encoding="utf-8")
         part.replace(mark)
         if progress is not None:
             progress(last, count)

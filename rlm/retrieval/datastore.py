@@ -62,7 +62,7 @@ class Datastore:
             ValueError: a truncated or damaged file (which), or a datastore of something else (what differs).
         """
         try:
-            described = json.loads((folder / SIDECAR).read_text())
+            described = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
             width, vocab_size, count, size = (described[name] for name in ("dim", "vocab_size", "count", "shard"))
             dtypes = {"keys": np.dtype(described["dtype"]), "values": token_dtype(vocab_size)}
             found, checksums = described["made_of"], described["checksums"]

@@ -71,7 +71,7 @@ class DatastoreWriter:
         try:
             # a finished one is told by the same facts
             told = next(path for path in (self._mark, self._sidecar) if path.exists())
-            mark = json.loads(told.read_text())
+            mark = json.loads(told.read_text(encoding="utf-8"))
             if {name: mark[name] for name in self._described} != self._described or mark["shard"] != self._shard:
                 return
             count, checksums = int(mark["count"]), mark["checksums"]
@@ -177,7 +177,7 @@ def shares(total: int, writers: int, shard: int = SHARD) -> list[range]:
 
 def join_shares(folder: Path, written: Sequence[range], shard: int = SHARD) -> None:
     """Make one datastore of what the writers of all shares wrote and closed."""
-    parts = [json.loads((folder / _of_share(share.start // shard)).read_text()) for share in written]
+    parts = [json.loads((folder / _of_share(share.start // shard)).read_text(encoding="utf-8")) for share in written]
     checksums = [checksum for part in parts for checksum in part["checksums"]]
     replace_json(folder / SIDECAR, {**parts[-1], "checksums": checksums})
 

@@ -157,7 +157,7 @@ class DualEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.encoder.config.save_pretrained(folder / "encoder")  # type: ignore[union-attr, operator]
         described = {"config": to_plain(self.config), "vocab_size": self.vocab_size}
-        (folder / "dual_encoder.json").write_text(json.dumps(described, indent=1))
+        (folder / "dual_encoder.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         part = folder / "model.safetensors.part"
         save_file(weights, part)
@@ -175,7 +175,7 @@ class DualEncoder(nn.Module):
             ValueError: the checkpoint is of another architecture (which fields differ), or is damaged.
         """
         try:
-            described = json.loads((folder / "dual_encoder.json").read_text())
+            described = json.loads((folder / "dual_encoder.json").read_text(encoding="utf-8"))
             saved = config_from_plain(described["config"])
             hub = AutoConfig.from_pretrained(folder / "encoder")
         except (OSError, KeyError, ValueError) as error:

@@ -79,7 +79,7 @@ class Index(ABC):
         self._save(folder)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "index.json"}
         described = {"config": to_plain(self.config), "passages": self.size, "dim": self.dim, "files": files}
-        (folder / "index.json").write_text(json.dumps(described, indent=1))
+        (folder / "index.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
     @abstractmethod
     def _save(self, folder: Path) -> None: ...
@@ -143,7 +143,7 @@ def read_description(folder: Path) -> tuple[IndexConfig, dict[str, Any]]:
     """`index.json`, after checking that every file it names has the size it says."""
     path = folder / "index.json"
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(encoding="utf-8"))
         plain = described["config"]
         config = KINDS[plain["kind"]](**plain)
         files = described["files"].items()

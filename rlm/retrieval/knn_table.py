@@ -77,7 +77,7 @@ def _open_work(folder: Path, described: dict[str, Any], block: int) -> tuple[dic
     try:
         # a finished one is told by the same facts
         told = next(path for name in (_MARK, _SIDECAR) if (path := folder / name).exists())
-        mark = json.loads(told.read_text())
+        mark = json.loads(told.read_text(encoding="utf-8"))
         done, seconds = int(mark.pop("done")), list(mark.pop("seconds"))
         if mark == {**described, "block": block}:
             arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in described["dtypes"]}
@@ -105,7 +105,7 @@ class KnnTable:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self.described = json.loads((folder / _SIDECAR).read_text())
+            self.described = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
             shape = (self.described["queries"], self.described["k"])
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in self.described["dtypes"]}
             for name, dtype in self.described["dtypes"].items():

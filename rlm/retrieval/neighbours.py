@@ -140,7 +140,7 @@ def _open_work(folder: Path, described: dict[str, Any], shard: int) -> tuple[dic
     """The arrays to write, and how many chunks of them an interrupted call had written."""
     shape = (described["chunks"], described["k"])
     try:
-        mark = json.loads((folder / _MARK).read_text())
+        mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
         done = mark.pop("done")
         if mark == {**described, "shard": shard}:
             arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "r+") for name in ARRAYS}
@@ -157,7 +157,7 @@ def _open_work(folder: Path, described: dict[str, Any], shard: int) -> tuple[dic
 def replace_json(path: Path, described: Mapping[str, Any]) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(described))
+    part.write_text(json.dumps(described), encoding="utf-8")
     os.replace(part, path)
 
 
@@ -172,7 +172,7 @@ class NeighbourTable:
     def __init__(self, folder: Path, k: int) -> None:
         self.folder, self.k = folder, k
         try:
-            self.described = json.loads((folder / _SIDECAR).read_text())
+            self.described = json.loads((folder / _SIDECAR).read_text(encoding="utf-8"))
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
             shape = (self.described["chunks"], self.described["k"])
             wrong = [

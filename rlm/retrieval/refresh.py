@@ -44,7 +44,7 @@ def read_special(corpus_folder: Path) -> tuple[SpecialTokens, int]:
     """Special tokens and vocabulary size of a corpus folder."""
     path = corpus_folder / "corpus.json"
     try:
-        described = json.loads(path.read_text())
+        described = json.loads(path.read_text(encoding="utf-8"))
         return SpecialTokens(**described["special"]), int(described["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: no corpus, or a damaged one ({error!r}); build the corpus again") from error
@@ -196,7 +196,7 @@ class Builder:
         if code == 0 and (self.snapshot / "index").is_dir():
             return True
         log = self.snapshot / "builder.log"
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
         remedy = ""
         if code < 0:
             remedy = (

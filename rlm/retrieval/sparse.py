@@ -98,7 +98,7 @@ class Bm25Index:
         for name in ARRAYS:
             np.save(folder / f"bm25.{name}.npy", getattr(self.terms, name))
         described = {"config": to_plain(self.config), "shape": self.terms.shape, "values": self.terms.nnz}
-        (folder / "bm25.json").write_text(json.dumps(described))
+        (folder / "bm25.json").write_text(json.dumps(described), encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -109,7 +109,7 @@ class Bm25Index:
         """
         path = folder / "bm25.json"
         try:
-            described = json.loads(path.read_text())
+            described = json.loads(path.read_text(encoding="utf-8"))
             config, shape, values = Bm25(**described["config"]), tuple(described["shape"]), described["values"]
             arrays = []
             for name, length in zip(ARRAYS, (values, values, shape[0] + 1), strict=True):

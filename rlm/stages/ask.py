@@ -62,7 +62,7 @@ def ask(
         lines = answer_question(store, folder, record, question, passage, top)
     else:
         lines = fill_mask(store, folder, record, question, passage, answer, top)
-    console = Console()
+    console = Console(highlight=False, markup=False, emoji=False)  # texts hold what looks like markup
     for line in lines:
         console.print(line)
 

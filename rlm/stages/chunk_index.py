@@ -50,7 +50,7 @@ def run(config: ChunkIndexConfig, inputs: dict[str, Path], folder: Path, context
         mark.unlink()
         keys["encoder"] = digest(identity(config.encoder))
     described = {"chunk_tokens": config.chunk_tokens, "chunks": len(chunks), "keys": keys}
-    (folder / DESCRIPTION).write_text(json.dumps(described))
+    (folder / DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
     return {"chunks": len(chunks), "tokens_per_chunk": len(documents.tokens.values) / len(chunks)}
 
 
@@ -60,7 +60,7 @@ def describe(index: Path, corpus: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is of another corpus.
     """
-    described: dict[str, Any] = json.loads((index / DESCRIPTION).read_text())
+    described: dict[str, Any] = json.loads((index / DESCRIPTION).read_text(encoding="utf-8"))
     if described["keys"]["corpus"] != corpus.name:
         raise ValueError(f"{index}: an index of {described['keys']['corpus']}, not of {corpus.name}")
     return described

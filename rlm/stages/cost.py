@@ -162,7 +162,7 @@ def git_state() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return {"commit": None, "dirty": None}
 
 

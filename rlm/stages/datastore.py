@@ -125,4 +125,4 @@ def _open_array(path: Path, count: int, written: int) -> np.memmap:
 
 def describe(folder: Path) -> dict[str, str]:
     """What a datastore is of."""
-    return dict(json.loads((folder / DATASTORE / SIDECAR).read_text())["made_of"])
+    return dict(json.loads((folder / DATASTORE / SIDECAR).read_text(encoding="utf-8"))["made_of"])

@@ -35,7 +35,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
             lines[int(row)] = _line(questions[row], texts[i], prediction, i, corpus, found[i])
         context.progress(first + len(rows), len(order))
     scored = [lines[row] for row in range(len(questions))]
-    with open(folder / "predictions.jsonl", "w") as file:
+    with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in scored)
     read, metric = config["finetune"].passages_read, ExactMatch()
     answers, kinds = [question.answers for question in questions], [question.answer_kind for question in questions]

@@ -134,7 +134,7 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
             "the perplexity is infinite; write a weight below 1"
         )
     chosen["keys"] = 0.0 if test.table is None else float(test.table.described["keys"])
-    (folder / "chosen.json").write_text(json.dumps(chosen))
+    (folder / "chosen.json").write_text(json.dumps(chosen), encoding="utf-8")
     np.save(folder / "log_probabilities.npy", predicted.float().numpy())
     if test.table is not None:
         roles = sorted((role for role in inputs if role.startswith("datastore")), key=lambda role: (len(role), role))
@@ -146,7 +146,7 @@ def run(config: KnnEvaluateConfig, inputs: dict[str, Path], folder: Path, contex
     sums = (np.add.reduceat(each, test.first[:-1]) for each in (-predicted.numpy(), helped.astype(np.int64), lambdas))
     nats, more, weight = sums
     tokens = np.diff(test.first)
-    with open(folder / "documents.jsonl", "w") as file:
+    with open(folder / "documents.jsonl", "w", encoding="utf-8") as file:
         for number, size in enumerate(test.documents.bytes.tolist()):
             line = {"id": test.documents.id(number), "nats": float(nats[number]), "tokens": int(tokens[number])}
             line |= {"helped": int(more[number]), "bytes": size, **chosen}
@@ -199,7 +199,7 @@ def _knn(
     else:
         grid = grid_of(config, dev)
         found = perplexities(dev, grid)
-        (folder / "grid.json").write_text(json.dumps({**grid, "perplexity": found.tolist()}))
+        (folder / "grid.json").write_text(json.dumps({**grid, "perplexity": found.tolist()}), encoding="utf-8")
         best = np.unravel_index(int(found.argmin()), found.shape)
         chosen = {name: values[place] for (name, values), place in zip(grid.items(), best, strict=True)}
     k, temperature = int(chosen["k"]), float(chosen["temperature"])

@@ -58,7 +58,7 @@ def write_examples(
     order = np.argsort(mixed - lm, kind="stable")
     even = np.linspace(0, len(order) - 1, EACH).astype(np.int64)
     chosen = {"gained": order[::-1][:EACH], "lost": order[:EACH], "any": even}
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for why, tokens in chosen.items():
             for token in tokens.tolist():
                 near = [

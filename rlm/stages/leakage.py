@@ -45,7 +45,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         np.add.reduceat(np.where(shares[:, None] <= thresholds, values[:, None], 0.0), chunks.first[:-1])
         for values in (of_chunks, chunks.bytes())
     )
-    with open(folder / "leakage.jsonl", "w") as file:
+    with open(folder / "leakage.jsonl", "w", encoding="utf-8") as file:
         for number in range(len(documents)):
             line = {"id": documents.id(number), "nats": nats[number].tolist(), "bytes": sizes[number].tolist()}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -23,6 +23,6 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         for number, line in enumerate(lines):
             statistics = {name: rows[number] for name, rows in found.items()}
             file.write(json.dumps({"id": line["id"], **statistics}, ensure_ascii=False) + "\n")
-    (folder / "signatures.json").write_text(json.dumps(signatures()))
+    (folder / "signatures.json").write_text(json.dumps(signatures()), encoding="utf-8")
     sums = {name: np.array(rows, np.float64).sum(0) for name, rows in found.items()}
     return {name: float(FORMULAS[name](each)) for name, each in sums.items()} | {"sentences": len(lines)}

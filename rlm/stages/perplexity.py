@@ -46,7 +46,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
         context.progress(done, len(windows))
     nats.flush()
     needed, tokens = np.add.reduceat(nats, offsets[:-1], dtype=float), documents.tokens.lengths - 1
-    with open(folder / "documents.jsonl", "w") as file:
+    with open(folder / "documents.jsonl", "w", encoding="utf-8") as file:
         for number, size in enumerate(documents.bytes.tolist()):
             line = {"id": documents.id(number), "nats": float(needed[number]), "tokens": int(tokens[number])}
             file.write(json.dumps({**line, "bytes": size}, ensure_ascii=False) + "\n")

@@ -31,7 +31,7 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     device = accelerator(context.runtime)
     model = load_retro(model_config, documents.vocab_size, inputs["model"] / WEIGHTS).to(device)
     right = retrieved = 0
-    with open(folder / "answers.jsonl", "w") as file:
+    with open(folder / "answers.jsonl", "w", encoding="utf-8") as file:
         for first in range(0, len(questions), answer.batch_size):
             rows = np.arange(first, min(first + answer.batch_size, len(questions)))
             read, sources = None, [list[str]() for _ in rows]

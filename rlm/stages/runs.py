@@ -21,7 +21,7 @@ def find_run(store: Path, run: str, kinds: Collection[str]) -> Path:
     """
     name = Path(run).name
     known = sorted(path.parent.name for path in (store / "stages").glob("*/stage.json") if path.parent.suffix != ".tmp")
-    found = [name] if name in known else [folder for folder in known if folder.startswith(name)]
+    found = [name] if name in known else [folder for folder in known if name and folder.startswith(name)]
     if len(found) > 1:
         raise ConfigError(f"{run}: {len(found)} finished stages of {store} begin so; write one of {', '.join(found)}")
     usable = [folder for folder in known if folder.split("-")[0] in kinds]

@@ -36,7 +36,7 @@ def run(config: TaggerConfig, inputs: dict[str, Path], folder: Path, context: Co
     context.all_read()
     report = {**write_spans(corpus, tagger, folder, context), **metrics}
     context.log({"spans_per_sentence": report["spans_per_sentence"]}, len(corpus))
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return {name: float(value) for name, value in report.items() if isinstance(value, int | float)}
 
 

@@ -32,12 +32,12 @@ def run(config: Any, inputs: dict[str, Path], folder: Path, context: Context) ->
     k = min(max(evaluate.recall_at), len(corpus))
     retriever = DualEncoder.load(inputs["retriever"] / "retriever", config["retriever"]).to(device)
     ranks = matches.ranks(search(retriever, open_index(inputs["index"] / "index", device=device), tokens, corpus, k))
-    with open(folder / "ranks.jsonl", "w") as file:
+    with open(folder / "ranks.jsonl", "w", encoding="utf-8") as file:
         for question, rank in zip(questions, ranks, strict=True):
             file.write(json.dumps({"id": question.id, "rank": int(rank) or None}) + "\n")
     snapshots = inputs["retriever"] / "snapshots"
     steps = sorted(int(path.name) for path in snapshots.iterdir()) if snapshots.is_dir() else []
-    with open(folder / "steps.jsonl", "w") as file:
+    with open(folder / "steps.jsonl", "w", encoding="utf-8") as file:
         for done, step in enumerate(steps):
             snapshot = snapshots / str(step)
             live = DualEncoder.load(snapshot / "retriever", config["retriever"]).to(device)

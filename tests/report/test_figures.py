@@ -10,7 +10,8 @@ import pytest
 
 from rlm.report import render
 from rlm.report.figures import figures
-from rlm.report.plots import short
+from rlm.report.plots import Bar, bars, short
+from rlm.report.statistics import Estimate
 from rlm.report.summary import Summary, summarise
 from rlm.stages.columns import Against, ColumnCurve, leakage_columns, leakage_curve
 from rlm.stages.models import MODELS
@@ -143,3 +144,11 @@ def test_report__compares_no_rows_that_keep_other_chunks(tmp_path: Path) -> None
     assert (
         "two on wiki: other bytes than Off, so bits per byte at ≤ 50 % overlap is not compared" in after.results.notes
     )
+
+
+def test_bars__of_a_name_with_two_dollars_are_no_formula() -> None:
+    found = Estimate(mean=0.5, sd=None, low=0.4, high=0.6, n=10, seeds=1)
+    drawn = bars(
+        [Bar(0, r"$5 and \frac{ $", found, [0.5], None)], leakage_columns((100.0,), role="x")[0], "t", "d", "p"
+    )
+    assert r"$5 and \frac{ $" in drawn

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlm.report import render, write_reports
+from rlm.report.content import Grid, Heading, Items, Paragraph
 from rlm.report.summary import summarise
-from rlm.report.text import escape_latex
+from rlm.report.text import _latex, _markdown, escape_latex
 from rlm.table import AblationTable, Cell, load_table
 from tests.report.conftest import RATES
 from tests.report.store import ROOT, TABLE, finish, table_and_cells
@@ -153,3 +154,30 @@ def test_write_reports__of_other_data_sets_leave_the_table_s_own(finished: Finis
     own = write_reports(table, cells, store)
     other = write_reports(replace(table, chosen=("web_questions", "curated_trec")), cells, store)
     assert other.stem == f"{own.stem}-web_questions-curated_trec" and own.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "markdown", "latex"),
+    [
+        ("a|b", r"a\|b", r"a\textbar{}b"),
+        ("*x*", r"\*x\*", "{*}x{*}"),
+        ("[a] b", "[a] b", "{[}a] b"),
+        ("[a](b)", r"[a]\(b)", "{[}a](b)"),
+        ("<b>x</b>", r"\<b>x\</b>", "$<$b$>$x$<$/b$>$"),
+        ("`x`", r"\`x\`", "`x`"),
+        ("_a_ zero_shot", r"\_a\_ zero_shot", r"\_a\_ zero\_shot"),
+        ("p < 0.05", "p < 0.05", "p $<$ 0.05"),
+        ("50 % & $5", "50 % & $5", r"50 \% \& \$5"),
+    ],
+)
+def test_names__that_mean_something_in_a_format_are_shown_as_they_are(name: str, markdown: str, latex: str) -> None:
+    grid = Grid(name, ["row", "n"], [[name, "1"]])
+    assert f"| {markdown} " in _markdown(grid)
+    assert _markdown(grid).startswith(f"{markdown}:")
+    assert f"  {latex} & 1" in _latex(grid)
+    assert _markdown(Heading(name)) == f"## {markdown}"
+
+
+def test_paragraphs__keep_their_code() -> None:
+    assert _markdown(Paragraph("`rlm run` of *x*; a|b")) == r"`rlm run` of \*x\*; a|b"
+    assert _markdown(Items("Notes", ["`rlm run`, a|b"])) == "Notes:\n\n- `rlm run`, a\\|b"

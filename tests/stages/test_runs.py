@@ -32,6 +32,8 @@ def test_find_run__when_its_beginning_is_enough(store: Path, run: str, found: st
         ("finetune", "finetune: 2 finished stages of .* begin so; write one of finetune-aa, finetune-ab"),
         ("pretrian-cc", "no such finished stage in .*; did you mean `pretrain-cc`. Known: finetune-aa, .*, pretrain-cc$"),
         ("ict-dd", "ict-dd: no such finished stage"),
+        ("/", "/: no such finished stage"),
+        ("..", r"\.\.: no such finished stage"),
         ("index", "index-ee is no finetune or pretrain stage; Known: finetune-aa, finetune-ab, pretrain-cc"),
     ],
 )  # fmt: skip
