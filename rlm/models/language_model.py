@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from rlm.data.pretrained import locate
-from rlm.errors import ConfigError
+from rlm.data.pretrained import load_model, vocabulary_mistake
 from rlm.models.decoders import Decoder, RotaryDecoder
 from rlm.models.knn_config import KeyFunction, PretrainedLanguageModel
 from rlm.models.retro_config import RetroConfig
@@ -198,18 +197,11 @@ def open_language_model(
     if isinstance(config, RetroConfig):
         assert weights is not None
         return ScratchLanguageModel(load_retro(config, vocab_size, weights).decoder).eval()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.name: `{config.name}` gives no causal language model ({str(error).splitlines()[0]}); write the path"
-            " of a downloaded checkpoint, such as of openai-community/gpt2"
-        ) from error
-    if model.config.vocab_size < vocab_size:
-        raise ValueError(
-            f"{config.name} has a vocabulary of {model.config.vocab_size}, the text of {vocab_size}; "
-            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
-        )
+    failure = "gives no causal language model"
+    model = load_model(AutoModelForCausalLM, config, "model.name", failure, dtype=torch.float32)
+    known = model.config.vocab_size
+    if known < vocab_size and (mistake := vocabulary_mistake(config, known, vocab_size, "text")):
+        raise ValueError(mistake)
     opened = HuggingFaceLanguageModel(model)
     opened.check()
     return opened
