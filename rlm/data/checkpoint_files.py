@@ -58,6 +58,7 @@ class Description:
 
     name: str
     model_type: str
+    """"" where it is not named: transformers reads no such checkpoint."""
     family: Family | None
     positions: int | None
     """Tokens that it reads at once."""
@@ -86,15 +87,14 @@ def describe(name: str, folder: Path) -> Description:
         raise ConfigError(f"{name}: no config.json in the folder, so no checkpoint; {_instead(folder)}")
     plain = read_json(path)
     model_type = plain.get("model_type")
-    if not isinstance(model_type, str) or not model_type:
+    if not isinstance(model_type, str | None):
         raise ConfigError(
-            f"{path}: `model_type` is {shown(model_type)}; write the name that transformers has for the architecture,"
-            " such as bert, or download it again"
+            f"{path}: `model_type` is {shown(model_type)}; write a name, such as bert, or download it again"
         )
     whole = functools.partial(_whole, path, plain)
     return Description(
         name=name,
-        model_type=model_type,
+        model_type=model_type or "",
         family=family_of(plain),
         positions=positions_of(plain, path),
         segments=whole("type_vocab_size", least=0),

@@ -11,12 +11,11 @@ from typing import Any
 from rlm.data.checkpoint_files import DAMAGED, read_json, readable, shown
 from rlm.errors import ConfigError
 
-BARE = frozenset(
-    "GPT2Tokenizer GPT2TokenizerFast GPTNeoXTokenizer GPTNeoXTokenizerFast LlamaTokenizer LlamaTokenizerFast"
-    " PreTrainedTokenizerFast TokenizersBackend".split()
-)
-"""Classes of transformers that have no [CLS], [SEP], [MASK] or padding but those that their files name."""
-_BARE_MODELS = frozenset(("gpt2", "gpt_neo", "gpt_neox", "gptj", "llama"))
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of transformers that have no special tokens but those that their files name."""
+_OF_DECODERS = ("GPT2Tokenizer", "GPTNeoXTokenizer", "LlamaTokenizer")
+"""Those that have tokens that begin and end a text."""
+_MODELS_OF_DECODERS = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "llama")
 """Model types whose tokenizers are of these classes where no class is named."""
 
 
@@ -28,13 +27,13 @@ class TokenizerFiles:
     """The number of each token, those that were added too; None where only a library can tell (sentencepiece)."""
     special: Mapping[str, str | None]
     """Special tokens that are named, as `mask_token`; None where it is said that there is none."""
-    bare: bool
-    """Whether there are no others."""
+    named_only: frozenset[str]
+    """Those that its class does not have by itself."""
 
     def missing(self, needs: Iterable[str]) -> list[str]:
-        """Those of `needs`, such as `mask`, that the tokenizer surely lacks."""
-        names = [(name, f"{name}_token") for name in needs]
-        return [name for name, key in names if (self.bare or key in self.special) and self.special.get(key) is None]
+        """Those of `needs`, such as `mask_token`, that the tokenizer surely lacks."""
+        sure = self.named_only | self.special.keys()
+        return [name for name in needs if name in sure and self.special.get(name) is None]
 
     def beyond(self, vocabulary: int) -> list[str]:
         """Tokens that a model of that vocabulary does not know, in the order of their numbers."""
@@ -70,9 +69,13 @@ def describe_tokenizer(folder: Path) -> TokenizerFiles:
         for token in special.values():
             if token is not None:
                 own.setdefault(token, max(own.values(), default=-1) + 1)
-    known = settings.get("tokenizer_class")
-    bare = known in BARE if isinstance(known, str) else settings.get("model_type") in _BARE_MODELS
-    return TokenizerFiles(tokens=own, special=special, bare=bare)
+    kind = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
+    named_only: tuple[str, ...] = ()
+    if kind in _OF_DECODERS or (not kind and settings.get("model_type") in _MODELS_OF_DECODERS):
+        named_only = ("cls_token", "sep_token", "pad_token", "mask_token")
+    elif kind in _GENERIC or f"{kind}Fast" in _GENERIC:
+        named_only = ("cls_token", "sep_token", "pad_token", "mask_token", "bos_token", "eos_token")
+    return TokenizerFiles(tokens=own, special=special, named_only=frozenset(named_only))
 
 
 def read_special(folder: Path) -> dict[str, Any]:

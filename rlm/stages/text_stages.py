@@ -14,6 +14,7 @@ from rlm.retrieval.config import (
     NeighboursConfig,
     ScratchEncoder,
 )
+from rlm.stages.checkpoint_checks import reads
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
 
@@ -78,7 +79,7 @@ def check_chunks(name: str, config: ChunkIndexConfig) -> list[str]:
     if config.encoder is None:
         return [*mistakes, f"{name}.encoder: none; name one, or set `index: {{kind: bm25}}`"]
     encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
-    positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else 512
+    positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else reads(encoder)
     if not 2 < tokens <= positions or tokens % 8:
         mistakes.append(
             f"{name}.encoder.max_tokens: found {tokens}; write a multiple of 8 of at most {positions}, what the encoder"
