@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rlm.data.config import FilesSource
 from rlm.data.corpus import batched
@@ -23,7 +23,7 @@ from rlm.data.parallel_config import (
     files_of,
 )
 from rlm.data.phrasebook import Pair, pairs
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_tokenizer
 from rlm.data.records import Problems, open_text, read_records, readable
 from rlm.data.sources import source_files
 from rlm.data.tokens import Ragged, RaggedWriter, token_dtype
@@ -135,14 +135,18 @@ def _of_checkpoint(config: PretrainedPairTokenizer) -> Any:
     named = {"src_lang": config.source_language, "tgt_lang": config.target_language}
     languages = {name: language for name, language in named.items() if language is not None}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision, **languages)
+        tokenizer = load_tokenizer(config, "tokenizer.name", "gives no tokenizer", **languages)
         first = _language(tokenizer)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        unknown = error.__cause__ if isinstance(error, ConfigError) else error
+        if isinstance(unknown, KeyError) and unknown.args[0] in languages.values():  # M2M100's way to say so
+            message = f"tokenizer: `{config.name}` has no language {unknown}; write one of its own codes"
+            raise ConfigError(message) from error
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"tokenizer.name: `{config.name}` gives no tokenizer ({error}); write the path of a checkpoint"
         ) from error
-    except KeyError as error:  # M2M100's way to say so
-        raise ConfigError(f"tokenizer: `{config.name}` has no language {error}; write one of its own codes") from error
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise ConfigError(f"tokenizer.name: `{config.name}` has no padding or no end of sentence; name another")
     multilingual = hasattr(tokenizer, "tgt_lang")

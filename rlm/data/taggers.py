@@ -10,9 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlm.data.checkpoint_files import positions_of
 from rlm.data.config import TokenClassificationTagger
 from rlm.data.conll import TaggedSentence, read_conll, span_f1, tag_spans
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_model, load_tokenizer
 from rlm.data.salient_spans import CharSpan
 from rlm.errors import ConfigError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 64  # sentences tagged at a time
+HEADS = ("classifier.", "score.")  # names of what is trained on top of an encoder
 WARMUP = 0.1  # share of the training steps, as BERT's fine-tuning
 LOG_EVERY = 10  # training steps
 # The words of CoNLL's files: U.S. and O'Brien whole, the possessive 's and other marks apart.
@@ -88,7 +90,8 @@ class TokenClassifier:
     @property
     def longest(self) -> int:
         """Word pieces that the model reads at once; it sees no entities beyond."""
-        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+        own, positions = self.tokenizer.model_max_length, positions_of(self.model.config.to_dict())
+        return own if positions is None else min(own, positions)
 
     def encode(self, sentences: Sequence[Sequence[str]]) -> Any:
         """Word pieces of the words of sentences, cut to what the model reads."""
@@ -144,23 +147,19 @@ def _first_pieces(word_ids: Sequence[int | None]) -> Iterator[tuple[int, int]]:
             yield piece, word
 
 
-def _load(name: str, revision: str | None, **options: Any) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint.
+def _load(name: str, revision: str | None, untrained: tuple[str, ...] = (), **options: Any) -> tuple[Any, Any]:
+    """Model and tokenizer of a checkpoint; weights whose names start with `untrained` need not be in it.
 
     Raises:
         ConfigError: there is none, or its tokenizer is not a fast one.
     """
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from transformers import AutoModelForTokenClassification
 
-    try:
-        with _quiet():
-            model = AutoModelForTokenClassification.from_pretrained(locate(name), revision=revision, **options)
-            tokenizer = AutoTokenizer.from_pretrained(locate(name), revision=revision, add_prefix_space=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"salient_spans.name: `{name}` is no folder with a checkpoint and the hub did not give one ({error}); "
-            "write the path of a downloaded one"
-        ) from error
+    named = TokenClassificationTagger(name=name, revision=revision)
+    failure = "is no folder with a checkpoint and the hub did not give one"
+    with _quiet():
+        model = load_model(AutoModelForTokenClassification, named, "salient_spans.name", failure, untrained, **options)
+        tokenizer = load_tokenizer(named, "salient_spans.name", failure, add_prefix_space=True)
     if not tokenizer.is_fast:
         raise ConfigError(f"salient_spans.name: `{name}` has no fast tokenizer, which tells where word pieces lie")
     return model, tokenizer
@@ -216,7 +215,7 @@ def train_token_classifier(
     torch.manual_seed(seed)
     labels = {"num_labels": len(ids), "label2id": ids, "id2label": {i: name for name, i in ids.items()}}
     # a tagger of other labels is an encoder to start from, too
-    model, tokenizer = _load(config.name, config.revision, ignore_mismatched_sizes=True, **labels)
+    model, tokenizer = _load(config.name, config.revision, HEADS, ignore_mismatched_sizes=True, **labels)
     tagger = TokenClassifier(model.to(device), tokenizer, half)
     encoded = tagger.encode([sentence.words for sentence in sentences])
     targets = [_targets(encoded.word_ids(row), sentence.tags, ids) for row, sentence in enumerate(sentences)]

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlm.config import identity
 from rlm.data.config import PretrainedTokenizer, TextTokenizerConfig, TrainedByteTokenizer
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_tokenizer
 from rlm.errors import ConfigError
 
 SPECIAL = {
@@ -42,13 +42,8 @@ def make_tokenizer(
         ConfigError: the checkpoint has none, or it lacks a special token.
     """
     if isinstance(config, PretrainedTokenizer):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(locate(config.name), revision=config.revision, use_fast=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"tokenizer.name: `{config.name}` is no folder with a tokenizer and the hub did not give one ({error});"
-                " write the path of a downloaded checkpoint"
-            ) from error
+        failure = "is no folder with a tokenizer and the hub did not give one"
+        tokenizer = load_tokenizer(config, "tokenizer.name", failure, use_fast=True)
     elif isinstance(config, TrainedByteTokenizer):
         tokenizer = _train_bytes(config.vocab_size, texts)
     else:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_model, vocabulary_mistake
 from rlm.models.chunked_attention import Attention, attend_causally
 from rlm.models.norm import RMSNorm
 from rlm.models.retro_config import DecoderConfig, ScratchDecoder
@@ -179,12 +179,10 @@ def build_decoder(config: DecoderConfig, vocab_size: int) -> Decoder:
     """
     if isinstance(config, ScratchDecoder):
         return RotaryDecoder(config, vocab_size)
-    model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
+    failure = "gives no causal language model"
+    model = load_model(AutoModelForCausalLM, config, "model.decoder.name", failure, dtype=torch.float32)
     if not isinstance(model, GPT2LMHeadModel):
         raise ValueError(f"{config.name} is a {model.config.model_type}, not a gpt2; name a GPT-2 checkpoint")
-    if model.config.vocab_size != vocab_size:
-        raise ValueError(
-            f"{config.name} has a vocabulary of {model.config.vocab_size}, the corpus of {vocab_size}; "
-            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
-        )
+    if mistake := vocabulary_mistake(config, model.config.vocab_size, vocab_size):
+        raise ValueError(mistake)
     return FrozenGpt2(model)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from rlm.data.pretrained import locate
-from rlm.errors import ConfigError
+from rlm.data.checkpoint_files import positions_of
+from rlm.data.pretrained import load_model, vocabulary_mistake
 from rlm.models.decoders import Decoder, RotaryDecoder
 from rlm.models.knn_config import KeyFunction, PretrainedLanguageModel
 from rlm.models.retro_config import RetroConfig
@@ -103,6 +103,7 @@ class HuggingFaceLanguageModel(LanguageModel):
         super().__init__()
         self.model: Any = model.eval()
         self.width = int(model.config.hidden_size)
+        self.positions = positions_of(model.config.to_dict())
 
     def norm(self, where: str) -> nn.Module:
         body: Any = self.model.base_model
@@ -149,10 +150,9 @@ class HuggingFaceLanguageModel(LanguageModel):
         return torch.arange(1, 5, device=self.model.device)[None]
 
     def hidden(self, ids: Tensor) -> Tensor:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit is not None and ids.shape[1] > limit:
+        if self.positions is not None and ids.shape[1] > self.positions:
             raise ValueError(
-                f"windows of {ids.shape[1]} tokens, the language model has {limit} positions; shorten them"
+                f"windows of {ids.shape[1]} tokens, the language model has {self.positions} positions; shorten them"
             )
         return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
@@ -167,6 +167,11 @@ class HuggingFaceLanguageModel(LanguageModel):
         """Raise ValueError where the model's own forward gives other logits."""
         with torch.inference_mode():
             ours, own = self.logits(self.hidden(self._short)), self.model(input_ids=self._short).logits
+        if bool(own.isnan().any()):
+            raise ValueError(
+                f"{type(self.model).__name__} gives NaN for the first tokens of its vocabulary, although its weights"
+                " are finite: they are too large, or damaged; name another checkpoint"
+            )
         if not torch.allclose(ours, own, rtol=1e-3, atol=1e-3):
             raise ValueError(
                 f"{type(self.model).__name__} makes its logits from its last states in a way that is not known here;"
@@ -198,18 +203,11 @@ def open_language_model(
     if isinstance(config, RetroConfig):
         assert weights is not None
         return ScratchLanguageModel(load_retro(config, vocab_size, weights).decoder).eval()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(locate(config.name), revision=config.revision, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.name: `{config.name}` gives no causal language model ({str(error).splitlines()[0]}); write the path"
-            " of a downloaded checkpoint, such as of openai-community/gpt2"
-        ) from error
-    if model.config.vocab_size < vocab_size:
-        raise ValueError(
-            f"{config.name} has a vocabulary of {model.config.vocab_size}, the text of {vocab_size}; "
-            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
-        )
+    failure = "gives no causal language model"
+    model = load_model(AutoModelForCausalLM, config, "model.name", failure, dtype=torch.float32)
+    known = model.config.vocab_size
+    if known < vocab_size and (mistake := vocabulary_mistake(config, known, vocab_size, "text")):
+        raise ValueError(mistake)
     opened = HuggingFaceLanguageModel(model)
     opened.check()
     return opened

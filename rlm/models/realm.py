@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM
 
 from rlm.data.corpus import Corpus
 from rlm.data.datamodules import passage_batch, to_tensors
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_model
 from rlm.data.tokens import Ragged, join
 from rlm.models.config import PretrainConfig
 from rlm.models.marginal import marginal_log_likelihood
 from rlm.models.optimizer import configure
 from rlm.retrieval.config import EncoderConfig, ScratchEncoder
-from rlm.retrieval.encoder import DualEncoder, embed_queries, encoder_config
+from rlm.retrieval.encoder import FAILURE, FIELD, DualEncoder, embed_queries, encoder_config
 from rlm.retrieval.index import Index, search_excluding
+from rlm.retrieval.realm_checkpoint import is_realm, read_realm
 
 Loss = Literal["per_token", "joint"]
 
@@ -35,12 +36,12 @@ def masked_language_model(config: EncoderConfig, vocab_size: int) -> BertForMask
     if isinstance(config, ScratchEncoder):
         assert isinstance(found, BertConfig)
         return BertForMaskedLM(found)
-    model = AutoModelForMaskedLM.from_pretrained(
-        locate(config.name), revision=config.revision, config=found, dtype=torch.float32
-    )
-    if not isinstance(model, BertForMaskedLM):
-        raise ValueError(f"{config.name} is a {found.model_type}, not a bert; name a BERT checkpoint")
-    return model
+    if not isinstance(found, BertConfig) or found.is_decoder:
+        kind = "bert that reads one side" if isinstance(found, BertConfig) else found.model_type
+        raise ValueError(f"{config.name} is a {kind}, not a bert; name a BERT checkpoint")
+    if is_realm(found):
+        return read_realm(BertForMaskedLM(found), config, FIELD, FAILURE, untrained="cls.")
+    return load_model(BertForMaskedLM, config, FIELD, FAILURE, untrained="cls.", config=found, dtype=torch.float32)
 
 
 class KnowledgeAugmentedEncoder(nn.Module):
@@ -55,7 +56,9 @@ class KnowledgeAugmentedEncoder(nn.Module):
         return self.model.config.max_position_embeddings
 
     def hidden(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """Contextual vectors, [rows, length, hidden]."""
+        """Contextual vectors, [rows, length, hidden]; a checkpoint with one kind of segment is given zeros."""
+        if self.model.config.type_vocab_size < 2:
+            segments = torch.zeros_like(segments)
         output = self.model.bert(input_ids=ids, attention_mask=mask, token_type_ids=segments)
         return output.last_hidden_state
 

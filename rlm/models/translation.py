@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PegasusConfig, PegasusForConditionalGeneration
 
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_model
 from rlm.errors import ConfigError
 from rlm.models.optimizer import configure
 from rlm.models.translation_config import PretrainedTranslator, ScratchTranslator, TranslationTraining
@@ -56,15 +56,8 @@ def load_translator(config: ScratchTranslator | PretrainedTranslator, folder: Pa
     if isinstance(config, ScratchTranslator):
         assert folder is not None
         return PegasusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    try:
-        return AutoModelForSeq2SeqLM.from_pretrained(
-            locate(config.name), revision=config.revision, dtype=torch.float32
-        ).eval()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.name: `{config.name}` is no folder with an encoder-decoder and the hub did not give one ({error});"
-            " write the path of a downloaded checkpoint, such as of Helsinki-NLP/opus-mt-de-en"
-        ) from error
+    failure = "is no folder with an encoder-decoder and the hub did not give one"
+    return load_model(AutoModelForSeq2SeqLM, config, "model.name", failure, dtype=torch.float32)
 
 
 def vocabulary(model: Any) -> int:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rlm.data.tokens import Ragged, SpecialTokens
-from rlm.retrieval.config import ChunkEncoderConfig, DualEncoderConfig
+from rlm.retrieval.config import ChunkEncoderConfig, DualEncoderConfig, PretrainedEncoder
 from rlm.retrieval.encoder import DualEncoder, Progress, embed_rows, embedding_copy
 from rlm.retrieval.refresh import allocate
 
@@ -57,8 +58,17 @@ class ChunkEmbedder:
         return self.embed(self._pieces(first, last))
 
     def embed(self, pieces: Ragged) -> Tensor:
-        """Of rows of word pieces: float32 [rows, dim]."""
-        return embed_rows(self._fast, pieces, self._special, self._fast.config.query_tokens)
+        """Of rows of word pieces: float32 [rows, dim].
+
+        Raises:
+            ValueError: what the encoder gives is no number; nothing is trained here that could have diverged.
+        """
+        found = embed_rows(self._fast, pieces, self._special, self._fast.config.query_tokens)
+        if not bool(torch.isfinite(found).all()):
+            encoder = self._fast.config.encoder
+            name = encoder.name if isinstance(encoder, PretrainedEncoder) else "the encoder from scratch"
+            raise ValueError(f"chunks.encoder: {name} embeds a chunk as NaN or infinity; name another")
+        return found
 
 
 def write_embeddings(

@@ -41,17 +41,31 @@ class DualEncoderConfig:
     """One tower for queries and passages: pool, project, and score by inner product (ORQA)."""
 
     encoder: EncoderConfig
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "pooler"] = "cls"
+    """Of the last layer's vectors, that of [CLS] (`cls`), its image under BERT's pooler, tanh(W h + b) (`pooler`, what
+    Hugging Face's REALM checkpoints project), or the mean of all."""
     projection: Positive | None = 128
     """Width of the embeddings; None keeps the encoder's own."""
     layer_norm: bool = True
     """LayerNorm after the projection, as the released code (the papers do not mention it)."""
+    layer_norm_eps: AboveZero = 1e-3
+    """Keras's default, with which the released weights were trained; Hugging Face's RealmEmbedder has 1e-12."""
     normalize: bool = False
     """Scale embeddings to `scale` ** 0.5 length, so that scores lie in [-scale, scale]."""
     scale: AboveZero = 16.0
     """Only read where `normalize` is true."""
     query_tokens: QueryTokens = 64
     passage_tokens: int = 288
+
+
+def projection_mistake(config: DualEncoderConfig, name: str, width: int) -> str | None:
+    """Why a dual encoder cannot take over the projection that a REALM checkpoint has, to vectors of a width."""
+    if config.projection is None or (config.pooling, config.projection, config.layer_norm) == ("pooler", width, True):
+        return None
+    return (
+        f"{name} was trained with a projection of what its pooler gives to {width} numbers and a LayerNorm; write"
+        f" pooling: pooler, projection: {width} and layer_norm: true"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PretrainedConfig
 
 from rlm.config import to_plain
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_config, load_model, vocabulary_mistake
 from rlm.data.tokens import Batch, Ragged, SpecialTokens, join
 from rlm.retrieval.bfloat16 import has_fast_bfloat16
 from rlm.retrieval.config import DualEncoderConfig, EncoderConfig, PretrainedEncoder, ScratchEncoder
+from rlm.retrieval.realm_checkpoint import is_realm, read_realm, read_realm_projection
 
-LAYER_NORM_EPS = 1e-3
-"""Of the projection: Keras's default, with which the released weights were trained."""
 BATCH_TOKENS = 16_384
 """Padded word pieces of one batch of `embed_corpus`."""
 CHUNK = 1 << 18
 """Passages sorted by length together: bounds memory, and is what a resumed `embed_corpus` starts from."""
+
+FIELD, FAILURE = "encoder.name", "gives no encoder"
+"""Of messages about checkpoints."""
 
 Progress = Callable[[int, int], None]
 
@@ -49,12 +51,9 @@ def encoder_config(config: EncoderConfig, vocab_size: int) -> PretrainedConfig:
             attention_probs_dropout_prob=config.dropout,
             initializer_range=config.initial_std,
         )
-    found = AutoConfig.from_pretrained(locate(config.name), revision=config.revision)
-    if found.vocab_size != vocab_size:
-        raise ValueError(
-            f"{config.name} has a vocabulary of {found.vocab_size}, the corpus of {vocab_size}; "
-            f"set `tokenizer: {{kind: pretrained, name: {config.name}}}`"
-        )
+    found = load_config(config, FIELD, FAILURE)
+    if mistake := vocabulary_mistake(config, found.vocab_size, vocab_size):
+        raise ValueError(mistake)
     return _with_dropout(found, config.dropout)
 
 
@@ -65,30 +64,44 @@ def _with_dropout(config: PretrainedConfig, dropout: float | None) -> Pretrained
     return config
 
 
-def build_encoder(config: EncoderConfig, vocab_size: int) -> nn.Module:
-    """A BERT-like encoder without its pooler: random weights, or a checkpoint's.
+def build_encoder(config: EncoderConfig, vocab_size: int, pooler: bool = False) -> nn.Module:
+    """A BERT-like encoder: random weights, or a checkpoint's.
+
+    Args:
+        config: which.
+        vocab_size: of the corpus's tokenizer.
+        pooler: keep the pooler, with its weights.
 
     Raises:
-        ValueError: the checkpoint's vocabulary is not the corpus's, or there is no such checkpoint.
+        ValueError: the checkpoint's vocabulary is not the corpus's, there is no such checkpoint, or it lacks weights.
     """
     found = encoder_config(config, vocab_size)
-    if isinstance(config, PretrainedEncoder):
-        encoder = AutoModel.from_pretrained(
-            locate(config.name), revision=config.revision, config=found, attn_implementation="sdpa", dtype=torch.float32
-        )
-        return _without_pooler(encoder)
-    return _random_encoder(found)
+    if isinstance(config, ScratchEncoder):
+        return _random_encoder(found, pooler)
+    if is_realm(found):
+        return read_realm(_random_encoder(found, pooler), config, FIELD, FAILURE)
+    encoder = load_model(
+        *(AutoModel, config, FIELD, FAILURE),
+        untrained="" if pooler else "pooler.",
+        config=found,
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+    )
+    return _with_pooler(encoder, pooler)
 
 
-def _random_encoder(config: PretrainedConfig) -> nn.Module:
+def _random_encoder(config: PretrainedConfig, pooler: bool) -> nn.Module:
     if isinstance(config, BertConfig):
         config._attn_implementation = "sdpa"
-        return BertModel(config, add_pooling_layer=False)
-    return _without_pooler(AutoModel.from_config(config, attn_implementation="sdpa"))
+        return BertModel(config, add_pooling_layer=pooler)
+    return _with_pooler(AutoModel.from_config(config, attn_implementation="sdpa"), pooler)
 
 
-def _without_pooler(encoder: nn.Module) -> nn.Module:
-    if getattr(encoder, "pooler", None) is not None:
+def _with_pooler(encoder: nn.Module, pooler: bool) -> nn.Module:
+    has_one = getattr(encoder, "pooler", None) is not None
+    if pooler and not has_one:
+        raise ValueError(f"retriever.pooling: pooler, but a {type(encoder).__name__} has none; write cls or mean")
+    if has_one and not pooler:
         encoder.pooler = None  # type: ignore[assignment]
     return encoder
 
@@ -96,7 +109,8 @@ def _without_pooler(encoder: nn.Module) -> nn.Module:
 class DualEncoder(nn.Module):
     """One tower for queries and passages: encode, pool, project; the score f(x, z) is their inner product.
 
-    embed(t) = LayerNorm(W pool(encoder(t)) + b), optionally scaled to a fixed length.
+    embed(t) = LayerNorm(W pool(encoder(t)) + b), optionally scaled to a fixed length. W and b start random, but for a
+    checkpoint of Hugging Face's RealmEmbedder, which has them.
 
     Args:
         config: architecture; `encoder` says where the weights start from.
@@ -107,11 +121,14 @@ class DualEncoder(nn.Module):
     def __init__(self, config: DualEncoderConfig, vocab_size: int, encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
-        self.encoder = build_encoder(config.encoder, vocab_size) if encoder is None else encoder
+        pooler = config.pooling == "pooler"
+        self.encoder = build_encoder(config.encoder, vocab_size, pooler) if encoder is None else encoder
         hidden: int = self.encoder.config.hidden_size  # type: ignore[union-attr, assignment]
         self.dim = config.projection or hidden
         self.projection = nn.Linear(hidden, self.dim) if config.projection else nn.Identity()
-        self.layer_norm = nn.LayerNorm(self.dim, eps=LAYER_NORM_EPS) if config.layer_norm else nn.Identity()
+        self.layer_norm = nn.LayerNorm(self.dim, eps=config.layer_norm_eps) if config.layer_norm else nn.Identity()
+        if encoder is None and isinstance(config.encoder, PretrainedEncoder) and is_realm(self.encoder.config):
+            read_realm_projection(self, config, FIELD, FAILURE)
         self._has_segments = getattr(self.encoder.config, "type_vocab_size", 0) > 1
 
     def embed_query(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
@@ -138,9 +155,12 @@ class DualEncoder(nn.Module):
         extra = {}
         if self._has_segments:
             extra["token_type_ids"] = torch.zeros_like(ids) if segments is None else segments
-        hidden = self.encoder(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
+        output = self.encoder(input_ids=ids, attention_mask=mask, **extra)
+        hidden = output.last_hidden_state
         if self.config.pooling == "cls":
             pooled = hidden[:, 0]
+        elif self.config.pooling == "pooler":
+            pooled = output.pooler_output
         else:
             weights = mask.to(hidden.dtype)
             pooled = torch.bmm(weights.unsqueeze(1), hidden).squeeze(1).float() / mask.sum(1, keepdim=True)
@@ -185,7 +205,7 @@ class DualEncoder(nn.Module):
         if config is not None:
             _check_same(folder, _architecture(saved), _architecture(config))
             _with_dropout(hub, config.encoder.dropout)
-        model = cls(config or saved, described["vocab_size"], _random_encoder(hub))
+        model = cls(config or saved, described["vocab_size"], _random_encoder(hub, saved.pooling == "pooler"))
         try:
             weights = load_file(folder / "model.safetensors")
         except (OSError, SafetensorError) as error:

@@ -14,12 +14,13 @@ from rlm.retrieval.config import (
     IndexConfig,
     ScratchEncoder,
 )
+from rlm.stages.checkpoint_checks import reads, width_of
+from rlm.stages.checkpoint_rules import realm_checkpoints
 from rlm.stages.experiment import RealmExperiment
 
 # [CLS] and two [SEP], as every passage input has.
 _SPECIAL = 3
 _MULTIPLE = 8  # of `rlm.data.tokens.join`
-_BERT_POSITIONS = 512  # of every published BERT checkpoint
 
 
 def check_training(name: str, training: Training) -> list[str]:
@@ -109,7 +110,7 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
             mistakes.append(
                 f"{name}.hidden_size: {encoder.hidden_size} is no multiple of {encoder.heads} heads; change one of them"
             )
-    mistakes += _lengths(e) + _index(e)
+    mistakes += _lengths(e) + _index(e) + realm_checkpoints(e)
     limit = e.corpus.source.limit if isinstance(e.corpus.source, FilesSource) else None
     if limit is not None and e.corpus.packing == "as_is":
         wanted = {
@@ -127,34 +128,39 @@ def check_realm(experiment: RealmExperiment) -> list[str]:
 
 
 def _index(e: RealmExperiment) -> list[str]:
-    return check_search("index", e.index, e.retriever.projection)
+    encoder = e.retriever.encoder
+    own = encoder.hidden_size if isinstance(encoder, ScratchEncoder) else width_of(encoder)
+    return check_search("index", e.index, e.retriever.projection or own)
 
 
-def _positions(encoder: EncoderConfig) -> int:
-    """Word pieces that an encoder reads."""
-    return encoder.max_positions if isinstance(encoder, ScratchEncoder) else _BERT_POSITIONS
+def _positions(encoder: EncoderConfig) -> tuple[str, int]:
+    """What an encoder is called, and the word pieces that it reads."""
+    if isinstance(encoder, ScratchEncoder):
+        return "the encoder", encoder.max_positions
+    return encoder.name, reads(encoder)
 
 
 def _lengths(e: RealmExperiment) -> list[str]:
     mistakes: list[str] = []
-    positions = _positions(e.encoder)
-    pretrain = e.pretrain.query_tokens + e.pretrain.passage_tokens
-    if pretrain > positions:
-        mistakes.append(
-            f"pretrain.passage_tokens: {e.pretrain.passage_tokens} and query_tokens {e.pretrain.query_tokens} make"
-            f" {pretrain} word pieces, the encoder reads {positions}; shorten them"
-        )
+    name, positions = _positions(e.encoder)
+    for field_name, read in (("pretrain", e.pretrain), *((("warm_start", e.warm_start),) if e.warm_start else ())):
+        length = read.query_tokens + read.passage_tokens
+        if length > positions:
+            mistakes.append(
+                f"{field_name}.passage_tokens: {read.passage_tokens} and query_tokens {read.query_tokens} make"
+                f" {length} word pieces, {name} reads {positions}; shorten them"
+            )
     finetune = e.finetune.passage_tokens + e.retriever.query_tokens
     if finetune > positions:
         mistakes.append(
             f"finetune.passage_tokens: {e.finetune.passage_tokens} and retriever.query_tokens"
-            f" {e.retriever.query_tokens} make {finetune} word pieces, the encoder reads {positions}; shorten them"
+            f" {e.retriever.query_tokens} make {finetune} word pieces, {name} reads {positions}; shorten them"
         )
-    positions = _positions(e.retriever.encoder)
-    for name in ("passage_tokens", "query_tokens"):
-        length = getattr(e.retriever, name)
+    name, positions = _positions(e.retriever.encoder)
+    for field_name in ("passage_tokens", "query_tokens"):
+        length = getattr(e.retriever, field_name)
         if length > positions:
-            mistakes.append(f"retriever.{name}: {length} word pieces, the encoder reads {positions}; shorten it")
+            mistakes.append(f"retriever.{field_name}: {length} word pieces, {name} reads {positions}; shorten it")
     if e.corpus.max_tokens <= _SPECIAL:
         mistakes.append(f"corpus.max_tokens: found {e.corpus.max_tokens}; write more than {_SPECIAL}")
     for name, length in (

@@ -1,12 +1,12 @@
 """Mistakes between the fields of a kNN-LM experiment, found before work starts (imports nothing heavy)."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from rlm.data.config import DocumentsConfig, PretrainedTokenizer
 from rlm.models.knn_config import PretrainedLanguageModel
 from rlm.models.retro_config import ScratchDecoder
+from rlm.stages.checkpoint_checks import known, width_of
+from rlm.stages.checkpoint_rules import knn_lm_checkpoints
 from rlm.stages.checks import check_search, check_training
 from rlm.stages.knn_lm_experiment import TRAINING, KnnLmExperiment, tuned
 from rlm.stages.text_stages import check_documents, check_windows
@@ -29,7 +29,7 @@ def check_knn_lm(experiment: KnnLmExperiment) -> list[str]:
     absent = sorted(set(e.evaluation_texts) - set(e.development_texts))
     if tuned(e.evaluate) and absent:
         mistakes.append(f"development_texts: none of {', '.join(absent)}, on which to tune; name one, or write numbers")
-    return mistakes + _apart(e) + _datastores(e) + _model(e) + _search(e) + _interpolation(e)
+    return mistakes + _apart(e) + _datastores(e) + _model(e) + knn_lm_checkpoints(e) + _search(e) + _interpolation(e)
 
 
 def _apart(e: KnnLmExperiment) -> list[str]:
@@ -72,11 +72,11 @@ def _model(e: KnnLmExperiment) -> list[str]:
             return [
                 f"tokenizer.name: found {e.tokenizer.name}, but the language model reads its own; write {e.model.name}"
             ]
-        limit = _positions(e.model)
-        if limit is not None and e.datastore.tokens > limit:
+        found = known(e.model)
+        if found is not None and found.positions is not None and e.datastore.tokens > found.positions:
             return [
-                f"datastore.tokens: windows of {e.datastore.tokens} tokens, {e.model.name} has {limit} positions; write"
-                " at most so many, and a `stride` below"
+                f"datastore.tokens: windows of {e.datastore.tokens} tokens, {e.model.name} has {found.positions}"
+                " positions; write at most so many, and a `stride` below"
             ]
         return []
     if e.train is None:
@@ -94,21 +94,11 @@ def _model(e: KnnLmExperiment) -> list[str]:
     return mistakes
 
 
-def _positions(model: PretrainedLanguageModel) -> int | None:
-    """Tokens that a checkpoint in a folder reads; None where it does not say."""
-    try:
-        described = json.loads((Path(model.name).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # on the hub, or damaged: told when it is loaded
-    limit = described.get("max_position_embeddings", described.get("n_positions"))
-    return limit if isinstance(limit, int) else None
-
-
 def _search(e: KnnLmExperiment) -> list[str]:
     mistakes = []
     if e.search.k < 1:
         mistakes.append(f"search.k: found {e.search.k}; write at least 1")
-    width = e.model.hidden_size if isinstance(e.model, ScratchDecoder) else None
+    width = e.model.hidden_size if isinstance(e.model, ScratchDecoder) else width_of(e.model)
     return mistakes + check_search("search.index", e.search.index, width)
 
 

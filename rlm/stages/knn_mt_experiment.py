@@ -25,6 +25,8 @@ from rlm.models.translation_config import (
     TranslatorConfig,
 )
 from rlm.retrieval.config import ExactIndex, FaissFlat, FaissIvfPq
+from rlm.stages.checkpoint_checks import width_of
+from rlm.stages.checkpoint_rules import knn_mt_checkpoints
 from rlm.stages.checks import check_search, check_training, search_in_words
 from rlm.stages.columns import Column, corpus_metric, tokens_per_second
 from rlm.stages.stage import Stage
@@ -177,7 +179,7 @@ def _content(pairs: ParallelConfig, content: Callable[[Any], str]) -> str:
 
 def check_knn_mt(experiment: KnnMtExperiment) -> list[str]:
     """What does not fit together, each as `dotted.name: what was found and what to write instead`."""
-    return [*_names(experiment), *_model(experiment), *_numbers(experiment)]
+    return [*_names(experiment), *_model(experiment), *knn_mt_checkpoints(experiment), *_numbers(experiment)]
 
 
 def _names(e: KnnMtExperiment) -> list[str]:
@@ -257,9 +259,8 @@ def _numbers(e: KnnMtExperiment) -> list[str]:
         mistakes.append(f"decode.knn.weight: lambda is {knn.weight}; write a number from 0 (the model alone) to 1")
     if not knn.temperature > 0:
         mistakes.append(f"decode.knn.temperature: found {knn.temperature}; write a number above 0, such as 10")
-    mistakes += check_search(
-        "search", e.search, e.model.hidden_size if isinstance(e.model, ScratchTranslator) else None
-    )
+    width = e.model.hidden_size if isinstance(e.model, ScratchTranslator) else width_of(e.model)
+    mistakes += check_search("search", e.search, width)
     if not 0 < e.datastore.fraction <= 1:
         mistakes.append(f"datastore.fraction: found {e.datastore.fraction}; write a share above 0, at most 1")
     for name, value in (

@@ -81,8 +81,10 @@ def open_translator(config: TranslatorConfig, inputs: dict[str, Path], text: Par
     size = vocabulary(model)
     largest = max(int(rows.values.max()) for rows in (text.source, text.target))
     if largest >= size:
+        named = getattr(config, "name", inputs["text"].name)
         raise ValueError(
-            f"{inputs['text'].name}: token {largest} is beyond the model's vocabulary of {size};"
-            " name the model's own tokenizer under `tokenizer`"
+            f"{named}: the tokenizer has token {largest}, {text.tokenizer.convert_ids_to_tokens(largest)!r}, which is"
+            f" beyond the model's vocabulary of {size}; remove it there, or resize the model (resize_token_embeddings)"
+            " and train it"
         )
     return model

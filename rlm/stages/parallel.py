@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
+from rlm.data.checkpoint_files import positions_of
 from rlm.data.parallel import make_pair_tokenizer, read_pairs, write_pairs
 from rlm.data.parallel_config import ParallelConfig
 from rlm.data.phrasebook import Pair
-from rlm.data.pretrained import locate
+from rlm.data.pretrained import load_config
 from rlm.data.tokenizer import open_tokenizer
-from rlm.errors import ConfigError
 from rlm.models.translation_config import PretrainedTranslator
 from rlm.stages.stage import Context
 
@@ -55,10 +53,5 @@ def _limit(reader: int | PretrainedTranslator) -> int | None:
     """Tokens that the model reads at most; None where there is no limit."""
     if isinstance(reader, int):
         return reader
-    try:
-        config = AutoConfig.from_pretrained(locate(reader.name), revision=reader.revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.name: `{reader.name}` gives no model ({error}); write the path of a downloaded checkpoint"
-        ) from error
-    return getattr(config, "max_position_embeddings", None)
+    config = load_config(reader, "model.name", "gives no model")
+    return positions_of(config.to_dict())

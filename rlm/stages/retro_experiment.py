@@ -14,6 +14,7 @@ from rlm.models.retro_config import (
     attending_layers,
 )
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig
+from rlm.stages.checkpoint_rules import retro_checkpoints
 from rlm.stages.checks import check_training
 from rlm.stages.columns import Column, ColumnCurve, bits_per_byte, leakage_columns, leakage_curve, perplexity
 from rlm.stages.experiment import outside_content
@@ -172,7 +173,7 @@ def check_retro(experiment: RetroExperiment) -> list[str]:
             f"leakage.thresholds: found {list(thresholds)}; write rising percentages above 0, the last 100, such as"
             " [12.5, 50, 100]"
         )
-    return mistakes + _fitting(e) + _neighbours(e) + _layers(e)
+    return mistakes + _fitting(e) + _neighbours(e) + _layers(e) + retro_checkpoints(e)
 
 
 def _fitting(e: RetroExperiment) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from rlm.data.config import QuestionsConfig
 from rlm.models.retro_config import PretrainedDecoder, RetroAnswerConfig, RetroFinetuneConfig
 from rlm.retrieval.config import ChunkIndexConfig, NeighboursConfig, PassagesConfig
+from rlm.stages.checkpoint_rules import retro_qa_checkpoints
 from rlm.stages.checks import check_questions, check_training
 from rlm.stages.columns import Column, percent_of_questions
 from rlm.stages.experiment import outside_content, questions_in_words
@@ -125,4 +126,4 @@ def check_retro_qa(experiment: RetroQaExperiment) -> list[str]:
             f"finetune.k: reads no passages, and the decoder {e.model.decoder.name} never changes, so that nothing"
             " would be trained; write 1 or more, or a decoder of kind scratch"
         )
-    return mistakes
+    return mistakes + [mistake for mistake in retro_qa_checkpoints(e) if mistake not in mistakes]

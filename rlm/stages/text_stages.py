@@ -10,6 +10,7 @@ from rlm.retrieval.config import (
     NeighboursConfig,
     ScratchEncoder,
 )
+from rlm.stages.checkpoint_checks import reads
 from rlm.stages.checks import check_search
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
@@ -76,7 +77,8 @@ def check_chunks(name: str, config: ChunkIndexConfig) -> list[str]:
             f"{name}.encoder.encoder.hidden_size: {scratch.hidden_size} is no multiple of {scratch.heads} heads; change"
             " one of them"
         )
-    tokens, positions = config.encoder.max_tokens, scratch.max_positions if scratch else 512
+    encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
+    positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else reads(encoder)
     if not 2 < tokens <= positions or tokens % 8:
         mistakes.append(
             f"{name}.encoder.max_tokens: found {tokens}; write a multiple of 8 of at most {positions}, what the encoder"
