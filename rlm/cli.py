@@ -11,6 +11,7 @@ from typing import Any
 
 from rlm import __version__
 from rlm.errors import ConfigError, StageError
+from rlm.secrets import hidden_secrets
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Environment of this process and those it starts: only our own progress is shown."""
@@ -24,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code: 0 done, 1 a stage failed, 2 bad input, 130 interrupted.
     """
+    with hidden_secrets():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     options = parser().parse_args(arguments)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def plain_without_secrets(value: Any) -> Any:
 @contextlib.contextmanager
 def hidden_secrets() -> Iterator[None]:
     """What this process prints meanwhile, its libraries' warnings and tracebacks too, holds no secrets."""
+    sys.excepthook = _print_exception  # It stays: what leaves this block is printed after it.
     out, err = _Hiding.of("stdout"), _Hiding.of("stderr")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
@@ -65,6 +67,10 @@ def hide_in_file(path: Path) -> None:
             file.seek(0)
             hidden = [hide(line) for line in file]
         path.write_text("".join(hidden), encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _print_exception(*error: Any) -> None:
+    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
 
 
 class _Hiding:
