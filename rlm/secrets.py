@@ -21,7 +21,8 @@ SECRET_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
 )
 # A password may hold `@` and `/`: everything up to the last `@` of the word. `sqlite:////home/a@b` names no user.
-_IN_ADDRESS = re.compile(r"(?<=://)(?!/)\S+@|(?<=%3A%2F%2F)\S+?%40", re.IGNORECASE)
+# An address that was taken for a path has lost a slash.
+_IN_ADDRESS = re.compile(r"(?<=://)(?!/)\S+@|(?<=\w:/)[^\s/:@]+:\S+@|(?<=%3A%2F%2F)\S+?%40", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{10,}")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?!/)(.+)@[^@]*", re.IGNORECASE | re.DOTALL)
 # A shorter word is part of too many others; within an address it is hidden all the same.

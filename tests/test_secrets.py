@@ -34,6 +34,8 @@ def no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("postgresql://ann:hun/t@er:2%41@db.host/mlflow", "postgresql://db.host/mlflow"),
         ("mysql+pymysql://ann:x@h/db, http://bob:y@i", "mysql+pymysql://h/db, http://i"),
         ("'http://token@host/x'", "'http://host/x'"),
+        ("http:/ann:hunt/er2@host/table.yaml: no such file", "http:/host/table.yaml: no such file"),
+        ("files:/home/ann@lab/x, scale: a@b", "files:/home/ann@lab/x, scale: a@b"),
         ("next=http%3A%2F%2Fann%3Ahunter2%40host", "next=http%3A%2F%2Fhost"),
         (f"Bearer {TOKEN}.", "Bearer ***."),
         ("hf_hub_download of hf_transfer", "hf_hub_download of hf_transfer"),
