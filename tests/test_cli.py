@@ -188,7 +188,7 @@ def test_run__when_a_damaged_stage_is_counted_as_finished(folder: Path, monkeypa
         victim.write_text("")
     monkeypatch.setenv("FAKE_FAIL", "corpus")
     code, _, err = _rlm(folder, *RUN)
-    assert code == 1 and "0 of 33 stages are finished and kept" in err
+    assert code == 1 and "1 of 33 stages are finished and kept" in err
 
 
 def test_run__when_dry(folder: Path) -> None:
