@@ -370,6 +370,29 @@ def test_deliver__tells_a_stage_again_when_a_backup_shows_it_as_it_was(tmp_path:
     assert [step for step, _ in history(tmp_path, run, "loss")] == list(range(30))
 
 
+def test_serve__makes_the_view_again_before_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delivered_store(tmp_path)
+    (tmp_path / "mlflow.db").unlink()
+    environments = []
+
+    def started(command: list[str], **options: dict) -> object:
+        environments.append((command, options["env"]))
+        raise OSError("no server in this test")
+
+    monkeypatch.setattr("rlm.tracking.server.subprocess.Popen", started)
+    with pytest.raises(OSError, match="no server"):
+        serve(tmp_path, port=free_port())
+    assert "Delivering what waits" in capsys.readouterr().out
+    assert sorted(run.info.status for run in runs(tmp_path)) == ["FINISHED", "FINISHED"]
+    ((command, environment),) = environments
+    assert not [word for word in command if "sqlite" in word], (
+        "everybody sees a command; an address may hold a password"
+    )
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == tracking_uri(tmp_path)
+
+
 def test_deliver__keeps_a_damaged_database_and_says_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     delivered_store(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
