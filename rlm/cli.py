@@ -13,6 +13,7 @@ from rlm import __version__, arguments
 from rlm.errors import ConfigError, StageError
 from rlm.limits import Between, shown
 from rlm.output import flush_output, take_any_output
+from rlm.secrets import hidden_secrets
 
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Environment of this process and those it starts: only our own progress is shown."""
@@ -31,9 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0 done, 1 a stage failed, or its report or the output could not be written, 2 bad input,
         70 a fault of rlm's own, 130 interrupted.
     """
+    take_any_output()
+    with hidden_secrets():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    take_any_output()
     options = parser().parse_args(argv)
     if options.command is None:
         parser().print_help()

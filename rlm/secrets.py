@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ SECRET_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
 )
 # A password may hold `@` and `/`: everything up to the last `@` of the word. `sqlite:////home/a@b` names no user.
-_IN_ADDRESS = re.compile(r"(?<=://)(?!/)\S+@|(?<=%3A%2F%2F)\S+?%40", re.IGNORECASE)
+# An address that was taken for a path has lost a slash.
+_IN_ADDRESS = re.compile(r"(?<=://)(?!/)\S+@|(?<=\w:/)[^\s/:@]+:\S+@|(?<=%3A%2F%2F)\S+?%40", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{10,}")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://(?!/)(.+)@[^@]*", re.IGNORECASE | re.DOTALL)
 # A shorter word is part of too many others; within an address it is hidden all the same.
@@ -50,6 +52,7 @@ def plain_without_secrets(value: Any) -> Any:
 @contextlib.contextmanager
 def hidden_secrets() -> Iterator[None]:
     """What this process prints meanwhile, its libraries' warnings and tracebacks too, holds no secrets."""
+    sys.excepthook = _print_exception  # It stays: what leaves this block is printed after it.
     out, err = _Hiding.of("stdout"), _Hiding.of("stderr")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         yield
@@ -65,6 +68,10 @@ def hide_in_file(path: Path) -> None:
             file.seek(0)
             hidden = [hide(line) for line in file]
         path.write_text("".join(hidden), encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _print_exception(*error: Any) -> None:
+    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
 
 
 class _Hiding:

@@ -161,6 +161,36 @@ def test_run__when_interrupted_it_says_how_to_go_on(
     assert "Traceback" not in err
 
 
+def test_run__when_all_is_cached_in_a_store_that_cannot_be_written(folder: Path) -> None:
+    _rlm(folder, *RUN)
+    shutil.rmtree(folder / "runs" / "locks")
+    (folder / "runs" / "locks").write_text("")  # not even root can make its folders
+    code, out, _ = _rlm(folder, *RUN)
+    assert code == 0 and "the markdown table of Ablations" in out
+    next((folder / "runs" / "stages").glob("ict-*/result.txt")).write_text("")
+    code, _, err = _rlm(folder, *RUN)
+    assert code == 2 and "--store runs: cannot be written" in err
+
+
+def test_run__when_an_argument_holds_a_password_it_is_not_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SAYS", "away: http://ann:hunter2@127.0.0.1:9/api")
+    code, out, err = _rlm(folder, *RUN, "--data", "s3://ann:hunter2@bucket")
+    assert code == 1 and "away: http://127.0.0.1:9/api" in err
+    assert "to go on: rlm run experiments/table.yaml --device cpu --data s3://bucket" in err
+    assert "hunter2" not in out + err
+    code, out, err = _rlm(folder, "run", "http://ann:hunter2@host/table.yaml")
+    assert code == 2 and "hunter2" not in out + err and "Traceback" not in err
+
+
+def test_run__when_a_damaged_stage_is_counted_as_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _rlm(folder, *RUN)
+    for victim in (folder / "runs" / "stages").glob("*/steps.txt"):
+        victim.write_text("")
+    monkeypatch.setenv("FAKE_FAIL", "corpus")
+    code, _, err = _rlm(folder, *RUN)
+    assert code == 1 and "1 of 33 stages are finished and kept" in err
+
+
 def test_run__when_dry(folder: Path) -> None:
     code, out, _ = _rlm(folder, *RUN, "--dry-run")
     assert code == 0

@@ -278,3 +278,79 @@ def test_local_pool__when_the_parent_is_killed_no_worker_stays(
     parent.wait()
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert not alive
+
+
+def test_local_pool__when_a_stage_tells_a_secret(
+    pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SAYS", "cannot reach http://ann:hunter2/s@cret@127.0.0.1:9/api")
+    events: list[Event] = []
+    outcome = run_stages(REAL, set(), pool, events.append)
+    assert outcome.failed == {REAL_CORPUS.key: "OSError: cannot reach http://127.0.0.1:9/api"}
+    log = launch.log_file(REAL_CORPUS, tmp_path).read_text()
+    assert log.count("cannot reach http://127.0.0.1:9/api") == 3, "printed, written by C, in the traceback"
+    pool.close()
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes()
+
+
+def test_local_pool__when_a_worker_is_killed_its_log_holds_no_secret(
+    pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_DIE", f"corpus:{tmp_path / 'died'}")
+    work = tmp_path / "stages" / f"{REAL_CORPUS.folder}.tmp"
+    work.mkdir()
+    (work / "log.txt").write_text("of a child: http://ann:hunter2@host\n")
+    run_stages(REAL, set(), pool, _ignore)
+    log = (tmp_path / "stages" / REAL_CORPUS.folder / "log.txt").read_text()
+    assert log.startswith("of a child: http://host\nfake corpus prints\n")
+
+
+def test_local_pool__when_its_folder_of_logs_cannot_be_made_the_stages_fail_by_name(
+    pool: LocalPool, tmp_path: Path
+) -> None:
+    (tmp_path / "workers").write_text("")
+    outcome = run_stages(REAL, set(), pool, _ignore)
+    assert "no worker could be started" in outcome.failed[REAL_CORPUS.key]
+    assert str(tmp_path / "workers") in outcome.failed[REAL_CORPUS.key]
+    assert outcome.skipped == {REAL_SPANS.key: REAL_CORPUS.key}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not JSON",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"{}",
+        b'{"kind": "failed"}',
+        b'{"kind": "progress", "done": "x"}',
+        b"[" * 9999,
+    ],
+)
+def test_local_pool__when_a_worker_writes_what_is_no_message_the_run_goes_on(
+    pool: LocalPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    (tmp_path / "line").write_bytes(line)
+    code = (
+        "import sys\n"
+        'print(\'{"kind": "ready"}\', flush=True)\n'
+        "for request in sys.stdin:\n"
+        f"    sys.stdout.buffer.write(open({str(tmp_path / 'line')!r}, 'rb').read() + b'\\n')\n"
+        '    print(\'{"kind": "done"}\', flush=True)\n'
+    )
+    (tmp_path / "worker.py").write_text(code)
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        launch.subprocess,
+        "Popen",
+        lambda words, **options: start([sys.executable, str(tmp_path / "worker.py")], **options),
+    )
+    events: list[Event] = []
+    assert run_stages(REAL, set(), pool, events.append).done == [REAL_CORPUS.key, REAL_SPANS.key]
+    notes = [event.data["text"] for event in events if event.kind == "note"]
+    assert len(notes) == 2 and notes[0].startswith("its process wrote what is no message: ")
+
+
+def test_local_pool__when_a_worker_is_ended_by_a_signal_without_a_name(pool: LocalPool) -> None:
+    assert pool._death(-40, None) == "its process was ended by signal 40"  # type: ignore[arg-type]

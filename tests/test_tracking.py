@@ -2,21 +2,28 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from rlm.tracking import SHARED, Tracker, run_tags, serve, tracker, tracking_uri
+from rlm.stage_record import Damaged, read_record
+from rlm.tracking import SHARED, Tracker, delivery, run_tags, serve, spool, tracker, tracking_uri
 
 TABLE = "REALM ablations"
 
@@ -289,6 +296,262 @@ def test_deliver__goes_on_with_the_others_when_one_record_is_damaged(
     assert not tracker.close()
     assert {r.data.tags["key"]: r.info.status for r in runs(tmp_path)} == {"0001": "RUNNING", "0002": "FINISHED"}
     assert any("refuses the run of 0001" in message for message in caplog.messages)
+
+
+def delivered_store(store: Path, names: Sequence[str] = ("ict-0001", "ict-0002")) -> None:
+    """Finished stages, told to MLflow."""
+    tracker = Tracker(store, TABLE)
+    for name in names:
+        folder = store / "stages" / name
+        tracker.deliver(folder if folder.exists() else finish(store, name), TAGS)
+    assert tracker.close()
+
+
+def told_again(store: Path) -> Tracker:
+    """What `rlm run` does when all is cached."""
+    tracker = Tracker(store, TABLE)
+    for folder in sorted((store / "stages").iterdir()):
+        tracker.deliver(folder, TAGS)
+    return tracker
+
+
+def client_of(store: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{store.resolve()}/mlflow.db")
+
+
+TAGS = run_tags(TABLE, ["REALM"], ["nq_open"], 0)
+SPOILS: dict[str, Callable[[Path], object]] = {
+    "removed": lambda store: (store / "mlflow.db").unlink(),
+    "not a database": lambda store: (store / "mlflow.db").write_bytes(b"what an editor left " * 999),
+    "empty": lambda store: (store / "mlflow.db").write_bytes(b""),
+    "truncated": lambda store: os.truncate(store / "mlflow.db", (store / "mlflow.db").stat().st_size // 2),
+    "put back from a backup": lambda store: shutil.copy(store / "backup.db", store / "mlflow.db"),
+    "spool removed": lambda store: shutil.rmtree(store / "spool"),
+    "artifacts removed": lambda store: shutil.rmtree(store / "mlartifacts"),
+    "a run deleted": lambda store: client_of(store).delete_run(runs(store)[0].info.run_id),
+    "its experiment deleted": lambda store: client_of(store).delete_experiment(runs(store)[0].info.experiment_id),
+    "states damaged": lambda store: [path.write_text('{"run_id": 5}') for path in (store / "spool").glob("*.state")],
+    "orders damaged": lambda store: [path.write_text("[1, 2]") for path in (store / "spool").glob("*.json")],
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILS)
+def test_deliver__makes_the_view_again_when_it_is(tmp_path: Path, spoiled: str) -> None:
+    """Every finished stage once, with all its steps."""
+    delivered_store(tmp_path, ["ict-0001"])
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "backup.db")
+    delivered_store(tmp_path)
+    SPOILS[spoiled](tmp_path)
+    assert told_again(tmp_path).close()
+    found = runs(tmp_path)
+    assert sorted((run.data.tags["key"], run.info.status) for run in found) == [
+        ("0001", "FINISHED"),
+        ("0002", "FINISHED"),
+    ]
+    for run in found:
+        assert [step for step, _ in history(tmp_path, run, "loss")] == list(range(30))
+        assert len(history(tmp_path, run, "exact_match")) == 1
+        assert (tmp_path / "mlartifacts" / run.info.run_id / "artifacts" / "stage.json").is_file()
+    assert not told_again(tmp_path).pending()
+
+
+def test_deliver__tells_a_stage_again_when_a_backup_shows_it_as_it_was(tmp_path: Path) -> None:
+    folder = finish(tmp_path, "ict-0001", range(10))
+    delivered_store(tmp_path, ["ict-0001"])
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "backup.db")
+    write_events(folder, range(10, 30))
+    write_record(folder, metrics={"exact_match": 50.0})
+    os.utime(folder / "stage.json", ns=(2 * 10**18, 2 * 10**18))
+    delivered_store(tmp_path, ["ict-0001"])
+    shutil.copy(tmp_path / "backup.db", tmp_path / "mlflow.db")
+    assert told_again(tmp_path).close()
+    (run,) = runs(tmp_path)
+    assert run.info.end_time == 2 * 10**12 and run.data.metrics["exact_match"] == 50.0
+    assert [step for step, _ in history(tmp_path, run, "loss")] == list(range(30))
+
+
+def test_serve__makes_the_view_again_before_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delivered_store(tmp_path)
+    (tmp_path / "mlflow.db").unlink()
+    environments = []
+
+    def started(command: list[str], **options: dict) -> object:
+        environments.append((command, options["env"]))
+        raise OSError("no server in this test")
+
+    monkeypatch.setattr("rlm.tracking.server.subprocess.Popen", started)
+    with pytest.raises(OSError, match="no server"):
+        serve(tmp_path, port=free_port())
+    assert "Delivering what waits" in capsys.readouterr().out
+    assert sorted(run.info.status for run in runs(tmp_path)) == ["FINISHED", "FINISHED"]
+    ((command, environment),) = environments
+    assert not [word for word in command if "sqlite" in word], (
+        "everybody sees a command; an address may hold a password"
+    )
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == tracking_uri(tmp_path)
+
+
+def test_deliver__keeps_a_damaged_database_and_says_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    delivered_store(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    assert told_again(tmp_path).close()
+    aside = tmp_path / "mlflow.db.damaged"
+    assert aside.read_bytes() == b"no database" * 100
+    assert [str(aside) in message for message in caplog.messages] == [True]
+
+
+def test_deliver__puts_a_database_aside_when_its_damage_shows_late(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pages that a look at its runs does not read."""
+    delivered_store(tmp_path, ["ict-0001"])
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'metrics'").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    with (tmp_path / "mlflow.db").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    finish(tmp_path, "ict-0002")
+    assert not told_again(tmp_path).close()
+    assert any("database is damaged" in message for message in caplog.messages)
+    assert told_again(tmp_path).close()
+    assert sorted(run.data.tags["key"] for run in runs(tmp_path)) == ["0001", "0002"]
+
+
+def test_deliver__starts_no_thread_when_the_database_shows_all(tmp_path: Path) -> None:
+    delivered_store(tmp_path)
+    assert told_again(tmp_path)._thread is None
+
+
+def test_deliver__tells_a_server_again_when_another_is_at_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that we cannot look behind, as that of any server: MLflow's client tells what it shows."""
+    address = f"sqlite:///{tmp_path}/mlflow.db?timeout=20"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    (tmp_path / "mlflow.db").touch()
+    delivered_store(tmp_path)
+    shown = [run.info.run_id for run in runs(tmp_path)]
+    assert told_again(tmp_path).close()
+    assert [run.info.run_id for run in runs(tmp_path)] == shown, "one that is the same is told nothing"
+    client_of(tmp_path).delete_run(shown[0])
+    assert told_again(tmp_path).close()
+    found = {run.data.tags["key"]: run for run in runs(tmp_path)}
+    assert (
+        sorted(found) == ["0001", "0002"]
+        and len(runs(tmp_path)) == 2
+        and shown[0] not in {run.info.run_id for run in found.values()}
+    )
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    for run in found.values():
+        assert len(history(tmp_path, run, "loss")) == 30
+
+
+def test_deliver__finishes_the_run_when_the_stage_ends_while_it_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = tmp_path / "stages" / "ict-0001.tmp"
+    write_events(running, range(30))
+    deliver = tracker.Delivery.deliver
+
+    def end_meanwhile(delivery: object, order: Path, closing: bool) -> None:
+        deliver(delivery, order, closing)  # type: ignore[arg-type]
+        if running.exists():
+            write_record(running)
+            running.rename(running.with_suffix(""))
+
+    monkeypatch.setattr(tracker.Delivery, "deliver", end_meanwhile)
+    current = Tracker(tmp_path, TABLE)
+    current.deliver(running, TAGS)
+    wait_for(lambda: not running.exists())
+    time.sleep(0.2)
+    assert current.close()
+    assert [run.info.status for run in runs(tmp_path)] == ["FINISHED"]
+
+
+PASSWORDS = ["hunter2secret", "hunter2/se@cret", "hunter2:%2Fsecret", "hunter2@secret", "hun ter2secret"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_deliver__names_the_server_but_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd, password: str
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{password}@127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = Tracker(tmp_path, TABLE)
+    away.deliver(finish(tmp_path, "ict-0001"), {**TAGS, "rows": f"see ftp://ann:{password.split()[0]}@host"})
+    wait_for(lambda: any("is away" in message for message in caplog.messages))
+    assert not away.close(timeout=30)
+    assert serve(tmp_path) == 0
+    out, err = capfd.readouterr()
+    said = "\n".join([*caplog.messages, out, err])
+    assert f"http://127.0.0.1:{port}" in out and f"127.0.0.1:{port}" in caplog.text
+    stored = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    for text in (said, *stored):
+        for form in (password, quote(password, safe=""), password.replace("%", "%25"), "secret"):
+            assert form not in text
+
+
+def test_tracking_uri__writes_a_password_as_addresses_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri, written in {
+        "http://ann:hun/t@er@host:9/x": "http://ann:hun%2Ft%40er@host:9/x",
+        "mysql+pymysql://ann:a:b?c@host/db": "mysql+pymysql://ann:a%3Ab%3Fc@host/db",
+        "postgresql://ann:hun%40ter@host/db": "postgresql://ann:hun%40ter@host/db",
+        "https://ann:hunter@host/a@b": "https://ann:hunter@host/a@b",
+        "http://host:5000/a@b": "http://host:5000/a@b",
+        "sqlite:////home/ann@x:y@z/mlflow.db": "sqlite:////home/ann@x:y@z/mlflow.db",
+        "databricks": "databricks",
+    }.items():
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert tracking_uri(tmp_path) == written
+
+
+# Values that JSON may hold where another was written.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_pending__is_told_whatever_the_spool_holds(data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        store = Path(folder)
+        tracker = Tracker(store, TABLE)
+        finish(store, "ict-0001", range(1))
+        order = tracker._order_path("ict-0001")
+        right = {"folder": "ict-0001", "experiment": TABLE, "tags": TAGS, "failed": False, "results": []}
+        state = {"run_id": "ab", "tags": TAGS, "offset": 0, "steps": {"loss": 1}, "ended": "FINISHED", "final": 5}
+        for path, written in ((order, right), (spool.state_path(order), state)):
+            damaged = {**written, **data.draw(st.dictionaries(st.sampled_from(sorted(written)), ANYTHING, max_size=2))}
+            text = data.draw(st.one_of(st.just(json.dumps(damaged)), ANYTHING.map(json.dumps), st.text(max_size=20)))
+            path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        assert isinstance(tracker.pending(), list)
+        assert tracker._is_open(order) in (True, False)
+
+
+@given(
+    lines=st.lists(ANYTHING.map(json.dumps) | st.text(max_size=20), max_size=4),
+    record=st.dictionaries(st.sampled_from(["config", "metrics", "seconds", "git", "seed"]), ANYTHING),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_events_and_flatten__give_what_can_be_told_whatever_a_stage_holds(lines: list[str], record: dict) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "events.jsonl"
+        path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
+        for offset, event in delivery._events(path, 0):
+            assert offset > 0 and all(float(value) is not None for value in event["metrics"].values())
+        (Path(folder) / "stage.json").write_text(json.dumps(record))
+        try:
+            found = read_record(Path(folder), needs=())
+        except Damaged:
+            return
+        assert all(name and isinstance(value, str) for name, value in delivery.flatten(found.get("config") or {}))
 
 
 def test_tracking_uri__is_the_environments_when_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`rlm run`: computes what is missing, shows how it goes, and prints the table."""
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -11,9 +12,12 @@ from rlm.commands.plan import Plan, forecast, make_plan, needed_roles, print_pla
 from rlm.errors import StageError
 from rlm.launch import Event, LocalPool, Outcome, log_file, run_stages
 from rlm.live import LiveView, PlainView, View
+from rlm.secrets import without_secrets
+from rlm.stage_record import read_record
 from rlm.stages.cost import git_state
 from rlm.stages.models import MODELS
-from rlm.stages.store import prepare_store, read_record, stage_folder
+from rlm.stages.stage import Stage
+from rlm.stages.store import find_finished, prepare_store, stage_folder
 from rlm.table import Cell
 
 
@@ -28,7 +32,8 @@ def main(options: argparse.Namespace) -> int:
         print_plan(plan, forecast(plan, runtime_of(options)), options.store)
         return 0
     plan = make_plan(options, hashes=True)
-    prepare_store(options.store)
+    if plan.to_run:  # A finished table is printed from a store that can only be read, too.
+        prepare_store(options.store)
     outcome = Outcome()
     tracker = _Tracking(plan, options.store)
     try:
@@ -59,7 +64,9 @@ def _compute(plan: Plan, options: argparse.Namespace, tracker: "_Tracking") -> O
             def watch(event: Event) -> None:
                 metrics = {}
                 if event.kind == "done":
-                    metrics = read_record(stage_folder(options.store, plan.stages[event.key]))["metrics"]
+                    with contextlib.suppress(StageError, OSError):  # The table, at the end, says what is wrong with it.
+                        folder = stage_folder(options.store, plan.stages[event.key])
+                        metrics = read_record(folder, needs=("metrics",))["metrics"]
                 view(event, metrics)
                 tracker.watch(event)
 
@@ -222,6 +229,13 @@ def _print_failures(plan: Plan, outcome: Outcome, store: Path) -> int:
 
 
 def _resume(plan: Plan, store: Path) -> str:
-    finished = sum(stage_folder(store, stage).is_dir() for stage in plan.stages.values())
-    command = shlex.join(["rlm", *sys.argv[1:]])
+    finished = sum(_is_finished(stage, store) for stage in plan.stages.values())
+    command = shlex.join(["rlm", *map(without_secrets, sys.argv[1:])])
     return f"{finished} of {len(plan.stages)} stages are finished and kept; to go on: {command}"
+
+
+def _is_finished(stage: Stage, store: Path) -> bool:
+    try:
+        return find_finished(stage, store) is not None
+    except (StageError, OSError):
+        return False

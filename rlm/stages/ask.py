@@ -27,7 +27,7 @@ from rlm.retrieval.encoder import DualEncoder
 from rlm.retrieval.refresh import open_snapshot
 from rlm.stage_record import RECORD
 from rlm.stages.finetune import load_open_qa
-from rlm.stages.runs import input_folder
+from rlm.stages.runs import config_part, input_folder
 from rlm.stages.store import read_record
 from rlm.stages.training import accelerator
 from rlm.yaml_file import Document
@@ -81,9 +81,9 @@ def answer_question(
 ) -> list[Any]:
     """Best spans of each passage with p(z|x) and p(y|z,x), then the answers by p(y|x) = sum over z."""
     config = {
-        "encoder": _encoder_config(record["config"]["encoder"]),
-        "retriever": build(DualEncoderConfig, Document(record["config"]["retriever"])),
-        "finetune": build(FinetuneConfig, Document(record["config"]["finetune"])),
+        "encoder": _encoder_config(config_part(record, "encoder")),
+        "retriever": build(DualEncoderConfig, Document(config_part(record, "retriever"))),
+        "finetune": build(FinetuneConfig, Document(config_part(record, "finetune"))),
     }
     corpus = Corpus.open(input_folder(store, record, "corpus"))
     index = input_folder(store, record, "index")
@@ -147,8 +147,8 @@ def fill_mask(
     if sentence.count("[MASK]") != 1:
         raise ConfigError(f"found {sentence.count('[MASK]')} [MASK] in the sentence; write exactly one")
     corpus = Corpus.open(input_folder(store, record, "corpus"))
-    retriever = build(DualEncoderConfig, Document(record["config"]["retriever"]))
-    pretrain = build(PretrainConfig, Document(record["config"]["pretrain"]))
+    retriever = build(DualEncoderConfig, Document(config_part(record, "retriever")))
+    pretrain = build(PretrainConfig, Document(config_part(record, "pretrain")))
     device = torch.device(accelerator(Runtime()))
     encoder = load_encoder(folder / "encoder")
     module = Realm(DualEncoder.load(folder / "retriever", retriever), encoder, corpus, pretrain).to(device).eval()

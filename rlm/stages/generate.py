@@ -28,7 +28,7 @@ from rlm.models.retro_training import load_retro
 from rlm.retrieval.index import Search
 from rlm.stages.chunk_index import open_search
 from rlm.stages.retro_train import WEIGHTS
-from rlm.stages.runs import input_folder
+from rlm.stages.runs import config_part, input_folder
 from rlm.stages.store import read_record
 from rlm.stages.training import accelerator
 from rlm.yaml_file import Document
@@ -116,13 +116,12 @@ def open_look_up(store: Path, record: Mapping[str, Any], m: int, k: int, device:
     """
     corpus = Chunks(Documents.open(input_folder(store, record, "corpus")), m)
     index = input_folder(store, read_record(input_folder(store, record, "neighbours")), "index")
-    return LookUp(open_search(index, corpus, device), corpus, k, _settings(record)["part"])
+    return LookUp(open_search(index, corpus, device), corpus, k, _setting(record, "part"))
 
 
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+def _setting(record: Mapping[str, Any], name: str) -> Any:
     """How a `retro_train` or `perplexity` stage read its text."""
-    settings: dict[str, Any] = record["config"]["train" if record["name"] == "retro_train" else "evaluate"]
-    return settings
+    return config_part(record, "train" if record["name"] == "retro_train" else "evaluate", name)
 
 
 def generate_text(
@@ -149,13 +148,13 @@ def generate_text(
     source = next((each for each in (record, training) if "neighbours" in each["inputs"]), None)
     if k and source is None:
         raise ConfigError(f"--neighbours {k}: {trained.name} was trained without neighbours; leave the option out")
-    k = _settings(record)["k"] if k is None else k
-    config = build(RetroConfig, Document(training["config"]["model"]))
+    k = _setting(record, "k") if k is None else k
+    config = build(RetroConfig, Document(config_part(training, "model")))
     documents, device = Documents.open(input_folder(store, training, "text")), accelerator(Runtime())
     look_up = open_look_up(store, source, config.chunk_tokens, k, device) if source is not None and k else None
     model = load_retro(config, documents.vocab_size, trained / WEIGHTS).to(device)
     own = encode(documents.tokenizer, [prompt])[0]
-    _check_length(1 + len(own), tokens, model.decoder.positions, training["config"]["train"]["tokens"])
+    _check_length(1 + len(own), tokens, model.decoder.positions, config_part(training, "train", "tokens"))
     ids = torch.tensor([documents.start, *own], device=device)
     generator = torch.Generator(device).manual_seed(seed)
     following = generate(model, ids, look_up, tokens, sampling, generator, end_tokens(documents))

@@ -47,3 +47,18 @@ def input_folder(store: Path, record: Mapping[str, Any], role: str) -> Path:
             f"{record['name']}-{record['key']}: its {role}, {folder.name}, is not in {store}; run its table again"
         )
     return folder
+
+
+def config_part(record: Mapping[str, Any], *names: str) -> Any:
+    """A part of the configuration of a finished stage.
+
+    Raises:
+        ConfigError: the record has no such part: it is damaged, or another version wrote it.
+    """
+    part: Any = record["config"]
+    for name in names:
+        if not isinstance(part, dict) or name not in part:
+            of = f"{record['name']}-{record.get('key', '')}"
+            raise ConfigError(f"{of}: {RECORD} has no `config.{'.'.join(names)}`; run its table again")
+        part = part[name]
+    return part

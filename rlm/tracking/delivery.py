@@ -249,14 +249,14 @@ def _make_tables(uri: str) -> None:
     from mlflow import MlflowClient
 
     path = database(uri)
-    if path is None or path.exists():
+    if path is None or spool.size(path):
         return
     for left in path.parent.glob(f"{path.name}.*part*"):  # by a process that was killed
         left.unlink(missing_ok=True)
     # A new name: MLflow's client makes the tables of a file once.
     part = path.with_name(f"{path.name}.{time.time_ns()}.part")
     MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
-    if path.exists():  # another client made it meanwhile
+    if spool.size(path):  # another client made it meanwhile
         part.unlink()
     else:
         part.replace(path)

@@ -68,7 +68,7 @@ def runs_in(path: Path) -> dict[str, Shown] | None:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
                 return {}
             return dict(_runs(connection, path.absolute().with_name(ARTIFACTS)))
-    except (sqlite3.OperationalError, OSError):
+    except (sqlite3.OperationalError, OSError, TypeError, ValueError):
         return None
     except sqlite3.DatabaseError as error:
         raise DatabaseDamaged(str(error)) from None

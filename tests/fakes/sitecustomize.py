@@ -2,7 +2,8 @@
 
 Environment: FAKE_LOG, a file that gets one line `name-key pid` for each start; FAKE_SECONDS, how long each stage
 takes; FAKE_FAIL, the name of a stage that raises; FAKE_DIE, `name:file`, a stage whose process kills itself while
-`file` does not exist; FAKE_FULL, the name of a stage that meets a full disk.
+`file` does not exist; FAKE_FULL, the name of a stage that meets a full disk; FAKE_SAYS, what a stage prints in
+several ways, and raises.
 """
 
 import errno
@@ -26,6 +27,10 @@ def _run(config, inputs, folder, context, name):
         raise ValueError(f"{name} met bad input in line 3; write something else")
     if os.environ.get("FAKE_FULL") == name:
         raise OSError(errno.ENOSPC, "No space left on device")
+    if says := os.environ.get("FAKE_SAYS"):
+        print(says)
+        os.write(2, f"{says}\n".encode())  # as a library in C does
+        raise OSError(says)
     first = len((folder / "steps.txt").read_text().split()) if (folder / "steps.txt").exists() else 0
     for step in range(first, 10):
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")) / 10)

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from rlm.errors import StageError
 from rlm.report import render
 from rlm.report.figures import figures
 from rlm.report.plots import Bar, bars, short
 from rlm.report.statistics import Estimate
 from rlm.report.summary import Summary, summarise
 from rlm.stages.columns import Against, ColumnCurve, leakage_columns, leakage_curve
+from rlm.stages.knn_lm_experiment import KNN_LM_HEAT_MAPS
 from rlm.stages.models import MODELS
+from rlm.stages.store import stage_folder
 from rlm.table import Cell
 from tests.fakes.language_model import finish, install, read_table
 from tests.report.store import write_stage
@@ -84,6 +87,33 @@ def test_figures__of_a_curve_have_doublings_equally_far_apart(tmp_path: Path) ->
     (drawn,) = curve(summary(tmp_path))
     ticks = [float(x) for x in re.findall(r'<g id="[^"]*-xtick_\d+">.*?<use [^>]*x="([\d.]+)"', drawn.svg, re.DOTALL)]
     assert ticks[1] - ticks[0] == pytest.approx(ticks[2] - ticks[1], abs=0.01)
+
+
+GRIDS = ['{"weight": [0.1, 0.2], "k": [1, 2], "perplexity": [[[3, 4], [5, 6]], [[7, 8], [9, 10]]]}', "[1, 2]", "{}"]
+GRIDS += [
+    '{"weight": [0.1, 0.2], "k": [1, 2], "perplexity": [[[3], [4]]]}',
+    '{"weight": 1, "k": 2, "perplexity": [[["x"]]]}',
+]
+GRIDS += [
+    "{",
+    "[" * 99_999,
+    "\x00",
+    '{"weight": [1, 2], "k": [1, 2], "perplexity": [[["x", 1], [1, 2]], [[2, 3], [2, 3]]]}',
+]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_figures__of_a_file_of_another_form_name_it(tmp_path: Path, model: Callable[..., None], grid: str) -> None:
+    read = KNN_LM_HEAT_MAPS[0]
+    model(heat_maps=(replace(read, role="perplexity"),))
+    found = summary(tmp_path)
+    for cell in found.cells:
+        (stage_folder(tmp_path / "store", cell.stages["perplexity"]) / "grid.json").write_text(grid)
+    if grid == GRIDS[0]:
+        assert read.title in [drawn.title for drawn in figures(found)]
+    else:
+        with pytest.raises(StageError, match=r"grid\.json:?1?: .*`rlm run` makes it again"):
+            list(figures(found))
 
 
 def test_figures__draw_no_curve_of_one_column(tmp_path: Path) -> None:

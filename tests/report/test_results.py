@@ -1,11 +1,15 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlm.errors import StageError
+from rlm.report import curves
 from rlm.report.results import read_results
 from rlm.stages.store import stage_folder
 from rlm.table import Cell, distinct_stages, load_table
@@ -114,3 +118,42 @@ def test_read_results__is_empty_when_nothing_is_finished(tmp_path: Path) -> None
     results = read_results(table, cells, tmp_path / "none")
     assert results.empty and not results.finished
     assert set(results.missing) == {(row, "encyclopedia") for row in table.rows}
+
+
+# Values that JSON may hold where another was written.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("id", "rank", "exact_match", "retrieved", "prediction", "step", "time", "metrics")
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_read_results__is_results_or_one_message_whatever_a_file_holds(data: st.DataObject) -> None:
+    table, cells = table_and_cells(rows=["REALM"])
+    line = st.dictionaries(st.sampled_from(FIELDS), ANYTHING) | ANYTHING
+    with TemporaryDirectory() as folder:
+        store = Path(folder)
+        finish(store, cells, questions=10)
+        stage = data.draw(st.sampled_from([cells[0].stages[name] for name in ("evaluate", "zero_shot", "pretrain")]))
+        path = next(path for path in stage_folder(store, stage).glob("*.jsonl") if path.name != "steps.jsonl")
+        lines = [*path.read_text().splitlines(), *map(json.dumps, data.draw(st.lists(line, max_size=2)))]
+        content = "\n".join([*data.draw(st.lists(st.text(max_size=5), max_size=1)), *lines]).encode(
+            "utf-8", "surrogatepass"
+        )
+        path.write_bytes(content)
+        record = json.loads((path.parent / "stage.json").read_text())
+        record["files"][path.name]["bytes"] = len(content)
+        record["metrics"].update(
+            data.draw(st.dictionaries(st.sampled_from(sorted(record["metrics"])), ANYTHING, max_size=1))
+        )
+        (path.parent / "stage.json").write_text(json.dumps(record))
+        try:
+            results = read_results(table, cells, store)
+            curves._logged(path.parent)
+        except StageError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            assert results.finished

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlm.errors import ConfigError
-from rlm.stages.runs import find_run, input_folder
+from rlm.stages.runs import config_part, find_run, input_folder
 
 KINDS = ("finetune", "pretrain")
 
@@ -48,3 +48,16 @@ def test_input_folder__when_the_store_no_longer_has_it(store: Path) -> None:
     message = f"finetune-aa: its corpus, corpus-ff, is not in {store}; run its table again"
     with pytest.raises(ConfigError, match=re.escape(message)):
         input_folder(store, record, "corpus")
+
+
+def test_input_folder__when_the_record_names_none() -> None:
+    with pytest.raises(ConfigError, match="finetune-aa: stage.json names no input `index`; run its table again"):
+        input_folder(Path("runs"), {"name": "finetune", "key": "aa", "inputs": {}}, "index")
+
+
+@pytest.mark.parametrize("config", [{}, {"train": 5}, {"train": {"k": 1}}, {"train": None}])
+def test_config_part__when_the_record_has_none(config: dict) -> None:
+    record = {"name": "retro_train", "key": "aa", "config": config}
+    with pytest.raises(ConfigError, match="retro_train-aa: stage.json has no `config.train.tokens`"):
+        config_part(record, "train", "tokens")
+    assert config_part({**record, "config": {"train": {"tokens": 7}}}, "train", "tokens") == 7

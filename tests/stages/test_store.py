@@ -10,10 +10,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlm.config import Runtime
-from rlm.data.config import RulesTagger, TrainedTokenizer
+from rlm.data.config import CorpusConfig, EncyclopediaSource, RulesTagger, TrainedTokenizer
 from rlm.errors import StageError
+from rlm.stages.forecast import Forecast, Machine
+from rlm.stages.runs import find_run
 from rlm.stages.stage import Stage
 from rlm.stages.store import Damaged, find_finished, prepare_store, read_record, run_stage, stage_folder
 
@@ -226,3 +230,239 @@ def test_run_stage__when_two_processes_want_it_one_computes(tmp_path: Path) -> N
         process.join(20)
         assert process.exitcode == 0
     assert (stage_folder(tmp_path, CORPUS) / "calls.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("note", ["[1, 2]", '{"a.bin": 5}', "null", "[" * 100_000, b"\xff\x00", '{"a.bin": [10]}'])
+def test_find_finished__when_the_note_of_checks_is_damaged_it_is_worth_nothing(
+    tmp_path: Path, fake: Callable[[str, Run], None], note: str | bytes
+) -> None:
+    fake("corpus", _write)
+    folder = run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    (folder / ".verified.json").write_bytes(note if isinstance(note, bytes) else note.encode())
+    assert find_finished(CORPUS, tmp_path, hashes=True) is not None
+    assert set(json.loads((folder / ".verified.json").read_text())) == {"a.bin", "events.jsonl", "sub/b.txt"}
+    (folder / "a.bin").write_bytes(b"0123456780")
+    (folder / ".verified.json").write_bytes(note if isinstance(note, bytes) else note.encode())
+    with pytest.raises(Damaged, match="a.bin is damaged"):
+        find_finished(CORPUS, tmp_path, hashes=True)
+
+
+RECORDS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "metrics": (lambda record: record.pop("metrics"), "stage.json has no `metrics`"),
+    "files": (lambda record: record.update(files=[1]), r"`files` is \[1\]"),
+    "a file": (lambda record: record["files"].update({"a.bin": 5}), "`files` is "),
+    "a file's size": (lambda record: record["files"]["a.bin"].update(bytes="10"), "`files` is "),
+    "a file elsewhere": (lambda record: record["files"].update({"../a": record["files"]["a.bin"]}), "`files` is "),
+    "config": (lambda record: record.update(config=None), "`config` is null"),
+    "a metric": (lambda record: record["metrics"].update(loss="low"), "`metrics` is "),
+    "a cost": (lambda record: record.update(core_seconds=-1), "`core_seconds` is -1"),
+    "started": (lambda record: record.update(started=3), "`started` is 3"),
+    "git": (lambda record: record.update(git={"commit": 1}), "`git` is "),
+    "another stage's": (lambda record: record.update(key="0" * 16), "stage.json is that of corpus-0000000000000000"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_run_stage__when_a_record_has_another_form_it_is_named_and_made_again(
+    tmp_path: Path, fake: Callable[[str, Run], None], name: str
+) -> None:
+    fake("corpus", _write)
+    folder = run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    record = read_record(folder)
+    damage, message = RECORDS[name]
+    damage(record)
+    (folder / "stage.json").write_text(json.dumps(record))
+    with pytest.raises(Damaged, match=message):
+        find_finished(CORPUS, tmp_path)
+    run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    assert find_finished(CORPUS, tmp_path, hashes=True) is not None
+
+
+def test_find_finished__when_a_file_may_not_be_read_nothing_is_taken_for_damaged(
+    tmp_path: Path, fake: Callable[[str, Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("corpus", _write)
+    folder = run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    (folder / ".verified.json").unlink()
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("rlm.stages.store.file_digest", refuse)
+    with pytest.raises(StageError, match=r"a\.bin: may not be read \(Permission denied\)") as raised:
+        find_finished(CORPUS, tmp_path, hashes=True)
+    assert not isinstance(raised.value, Damaged)
+
+
+def _linked(tmp_path: Path, what: str) -> None:
+    """Moves a part of the finished store elsewhere, and leaves a link."""
+    folder = stage_folder(tmp_path / "runs", CORPUS)
+    path = {"stage": folder, "file": folder / "a.bin", "stages": folder.parent, "store": tmp_path / "runs"}[what]
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("what", ["stage", "file", "stages", "store"])
+def test_run_stage__when_what_is_damaged_is_behind_a_link_only_the_link_goes(
+    tmp_path: Path, fake: Callable[[str, Run], None], what: str
+) -> None:
+    fake("corpus", _write)
+    folder = run_stage(CORPUS, tmp_path / "runs", Runtime(), _Notes())
+    _linked(tmp_path, what)
+    assert find_finished(CORPUS, tmp_path / "runs", hashes=True) is not None
+    (folder / "a.bin").write_bytes(b"0123")
+    notes = _Notes()
+    run_stage(CORPUS, tmp_path / "runs", Runtime(), notes)
+    assert "a.bin is truncated" in notes.notes[0]
+    assert find_finished(CORPUS, tmp_path / "runs", hashes=True) is not None
+    kept = {"stage": tmp_path / "elsewhere" / "a.bin", "file": tmp_path / "elsewhere"}.get(what)
+    assert kept is None or kept.read_bytes() == b"0123"
+
+
+@pytest.mark.parametrize(
+    ("stands_there", "message"),
+    [
+        (lambda folder: folder.symlink_to("gone"), "it is a link to gone, which is not there"),
+        (lambda folder: folder.write_text("x"), "it is no folder"),
+    ],
+)
+def test_run_stage__when_something_else_has_its_name(
+    tmp_path: Path, fake: Callable[[str, Run], None], stands_there: Callable[[Path], Any], message: str
+) -> None:
+    fake("corpus", _write)
+    prepare_store(tmp_path)
+    folder = stage_folder(tmp_path, CORPUS)
+    stands_there(folder)
+    stands_there(folder.with_name(f"{folder.name}.tmp"))
+    with pytest.raises(Damaged, match=message):
+        find_finished(CORPUS, tmp_path)
+    run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    assert find_finished(CORPUS, tmp_path, hashes=True) is not None
+
+
+def test_run_stage__when_it_goes_on_behind_a_link(tmp_path: Path, fake: Callable[[str, Run], None]) -> None:
+    fake("corpus", _write)
+    prepare_store(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    folder = stage_folder(tmp_path, CORPUS)
+    folder.with_name(f"{folder.name}.tmp").symlink_to(tmp_path / "elsewhere")
+    run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    assert find_finished(CORPUS, tmp_path, hashes=True) is not None
+    assert (tmp_path / "elsewhere" / "a.bin").exists()
+
+
+def test_run_stage__when_the_folder_cannot_be_renamed_across_file_systems(
+    tmp_path: Path, fake: Callable[[str, Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def across(path: Path, target: Path) -> Path:
+        if path.name == f"{CORPUS.folder}.tmp":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    fake("corpus", _write)
+    run_stage(CORPUS, tmp_path, Runtime(), _Notes())
+    assert find_finished(CORPUS, tmp_path, hashes=True) is not None
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == [CORPUS.folder]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "{store}/stages/x"),
+            r"no space left for \S*runs \(.* GB free",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp"), r"no space left for /tmp \("),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            r"runs: Input/output error; mend --store \S*runs, or choose another",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "{store}/a"), r"runs/a: Read-only file system; mend --store"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "^/data/x: Permission denied; mend it"),
+    ],
+)
+def test_run_stage__when_the_disk_refuses(
+    tmp_path: Path, fake: Callable[[str, Run], None], error: OSError, message: str
+) -> None:
+    store = tmp_path / "runs"
+    if error.filename:
+        error.filename = error.filename.format(store=store)
+
+    def refused(*arguments: Any) -> dict[str, float]:
+        raise error
+
+    fake("corpus", refused)
+    with pytest.raises(StageError, match=message):
+        run_stage(CORPUS, store, Runtime(), _Notes())
+
+
+def test_run_stage__when_its_configuration_names_an_address(tmp_path: Path, fake: Callable[[str, Run], None]) -> None:
+    fake("corpus", _write)
+    stage = Stage(name="corpus", config={"name": "https://ann:hunter2@host/x"})
+    folder = run_stage(stage, tmp_path, Runtime(), _Notes())
+    assert "hunter2" not in (folder / "stage.json").read_text()
+    assert find_finished(stage, tmp_path) is not None
+    record = read_record(folder)
+    record["config"] = {"name": "https://ann:hunter2@host/x"}  # as it was written before
+    (folder / "stage.json").write_text(json.dumps(record))
+    assert find_finished(stage, tmp_path) is not None
+
+
+# Values that JSON may hold where another was written.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished stage and its record."""
+    store = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        module = ModuleType("rlm.stages.corpus")
+        module.run = _write  # type: ignore[attr-defined]
+        patch.setitem(sys.modules, module.__name__, module)
+        folder = run_stage(CORPUS, store, Runtime(), _Notes())
+    return store, read_record(folder)
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_find_finished__is_a_record_or_one_message_whatever_the_files_hold(
+    finished: tuple[Path, dict[str, Any]], data: st.DataObject
+) -> None:
+    store, record = finished
+    some = st.dictionaries(st.sampled_from(sorted(record)), ANYTHING, max_size=2)
+    inner = st.sampled_from(["metrics", "files", "config", "git", "inputs"]).flatmap(
+        lambda name: st.dictionaries(
+            st.sampled_from(["a.bin", "loss", "commit", "text"]) | st.text(max_size=4), ANYTHING
+        ).map(lambda fields: {name: {**record[name], **fields}})
+    )
+    text = st.one_of(
+        (some | inner).map(lambda fields: json.dumps({**record, **fields})),
+        ANYTHING.map(json.dumps),
+        st.text(max_size=20),
+    )
+    folder = stage_folder(store, CORPUS)
+    for name in ("stage.json", ".verified.json"):
+        (folder / name).write_bytes(_bytes(data.draw(text | st.binary(max_size=20))))
+    planned = Stage(
+        name="corpus", config={"corpus": CorpusConfig(source=EncyclopediaSource()), "tokenizer": TrainedTokenizer()}
+    )
+    assert Forecast(store, Machine(device="cpu", threads=1)).cost(planned).seconds >= 0
+    try:
+        found = find_finished(CORPUS, store, hashes=True)
+    except StageError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert found is not None and set(found) >= {"metrics", "files", "config"}
+    assert find_run(store, "corpus", ["corpus"]) == folder
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
