@@ -11,10 +11,11 @@ from typing import Any
 
 from rlm.data.config import HubSource
 from rlm.data.farmhash import fingerprint64
-from rlm.data.qa import Question, question_of, write_questions
-from rlm.data.records import Problems, Record, open_text
+from rlm.data.qa import Question, distinct, question_of, write_questions
+from rlm.data.records import Problems, Record
 from rlm.data.sentences import sentence_spans
 from rlm.data.sources import Passage, passages_of
+from rlm.data.text_files import create_text
 from rlm.errors import ConfigError
 
 PINNED = {
@@ -54,11 +55,13 @@ def hub_passages(source: HubSource) -> Iterator[Passage]:
     problems.check()
 
 
-def hub_questions(source: HubSource) -> dict[str, list[Question]]:
+def hub_questions(source: HubSource, notes: list[str]) -> dict[str, list[Question]]:
     """The splits train, dev and test, at most `limit` records of each.
 
     Where the hub has no test split, its validation split is the test split, and where that leaves no validation split,
     dev is held out from train: both as ORQA does (Lee et al. 2019) with NQ-open and WebQuestions, by `orqa_dev`.
+
+    `notes` gets a line for each answer pattern that cannot be used, where its question has others.
 
     Raises:
         ConfigError: a data set that cannot be reached, or records that cannot be used.
@@ -67,9 +70,9 @@ def hub_questions(source: HubSource) -> dict[str, list[Question]]:
     problems = Problems()
 
     def read(split: str, keep: Callable[[str], bool] = lambda question: True) -> Iterator[Question]:
-        for record in _records(source, split, streams):
-            question = question_of(record, problems)
-            if question is not None and keep(question.question):
+        records = _records(source, split, streams)
+        for _, question in distinct(((each.place, question_of(each, problems, notes)) for each in records), problems):
+            if keep(question.question):
                 yield question
 
     if "test" in streams and "validation" in streams:
@@ -121,7 +124,7 @@ def fetch(dataset: str, out: Path, limit: int | None, progress: Progress = lambd
             articles = islice(hub_passages(source), limit)
             _write_shards(Path(folder), chain.from_iterable(map(blocks, articles)), progress)
         else:
-            for split, questions in hub_questions(source).items():
+            for split, questions in hub_questions(source, []).items():
                 write_questions(Path(folder) / f"{dataset}.{split}.jsonl", questions)
                 progress(f"{dataset}.{split}", len(questions))
         return [path.rename(out / part / path.name) for path in sorted(Path(folder).iterdir())]
@@ -150,7 +153,7 @@ def _write_shards(folder: Path, passages: Iterator[Passage], progress: Progress)
         if first is None:
             return
         name = f"passages-{shard:02d}.jsonl.gz"
-        with open_text(folder / name, "w") as file:
+        with create_text(folder / name) as file:
             for done, passage in enumerate(chain([first], islice(passages, SHARD_PASSAGES - 1)), start=1):
                 file.write(json.dumps(passage._asdict(), ensure_ascii=False) + "\n")
                 if done % 1000 == 0:
