@@ -23,6 +23,8 @@ class Record(NamedTuple):
     number: int
     """Of the line that it ends on."""
     fields: dict[str, Any]
+    halves: bool = True
+    """Whether its texts may hold halves of characters."""
 
 
 class Problems:
@@ -91,7 +93,7 @@ def json_records(path: Path, problems: Problems) -> Iterator[Record]:
                 problems.add(f"{path}:{number}: not JSON to be read ({_why(error)}); write one JSON object per line")
                 continue
             if isinstance(fields, dict):
-                yield Record(f"{path}:{number}", number, fields)
+                yield Record(f"{path}:{number}", number, fields, "\\" in line)
             else:
                 problems.add(f'{path}:{number}: not a JSON object; write one per line, like {{"id": "1", ...}}')
 
@@ -112,7 +114,7 @@ def text_of(record: Record, name: str, problems: Problems) -> str | None:
     value = record.fields[name]
     if not isinstance(value, str):
         problems.add(f"{record.place}: `{name}` is {shown(value)}; write text")
-    elif half := lone_surrogate(value):
+    elif record.halves and (half := lone_surrogate(value)):
         problems.add(f"{record.place}: `{name}` holds {half}; remove or repair it")
     else:
         return value
@@ -159,9 +161,10 @@ def _refuse_markup(path: Path, line: str) -> None:
 
 def _table(path: Path, problems: Problems, layouts: Mapping[int, tuple[str, ...]] | None) -> Iterator[Record]:
     def lone_quote(number: int) -> None:
+        after = f" (the row after {path}:{number - 1})" if number > 1 else ""
         problems.add(
-            f"{path}:{number}: a column begins with a quotation mark and does not end with one; write the text between"
-            ' quotation marks, with "" for each one in it'
+            f"{path}:{number}{after}: a column begins with a quotation mark and does not end with one; write the text"
+            ' between quotation marks, with "" for each one in it'
         )
 
     header: tuple[str, ...] = ()
@@ -176,7 +179,7 @@ def _table(path: Path, problems: Problems, layouts: Mapping[int, tuple[str, ...]
                         problems.add(f"{place}: two columns have one name ({listed(header)}); give each its own")
                     continue
             if len(columns) == len(header):
-                yield Record(place, last, dict(zip(header, columns, strict=True)))
+                yield Record(place, last, dict(zip(header, columns, strict=True)), False)
             else:
                 problems.add(
                     f"{place}: {len(columns)} columns instead of {len(header)} ({listed(header)}); separate them"

@@ -159,6 +159,8 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
 def _matches(pattern: str, data: Path) -> list[Path]:
     """Whatever a pattern names. Globbing passes over folders that it may not list, so they are listed first."""
     try:
+        if data / pattern == data:
+            raise ValueError("it is the folder itself")
         if not any(wildcard in pattern for wildcard in "*?["):
             return [data / pattern] if _leads_somewhere(data / pattern) else []
         for folder in data.glob(str(Path(pattern).parent)) if Path(pattern).parent != Path(".") else [data]:
