@@ -32,9 +32,10 @@ def read_conll(path: Path) -> list[TaggedSentence]:
             if columns == [""] or columns[0] == "-DOCSTART-":
                 _close(sentences, rows)
             elif len(columns) < 2 or not _TAG.fullmatch(columns[-1]):
+                found = listed([" ".join(columns)])
                 raise ValueError(
-                    f"{path}:{number}: `{listed([line.strip()])}` is not a word and its tag (O, B-kind or I-kind), "
-                    "separated by a tab or spaces"
+                    f"{path}:{number}: `{found}` is not a word and its tag (O, B-kind or I-kind), separated by a tab or"
+                    " spaces"
                 )
             else:
                 rows.append((columns[0], columns[-1]))

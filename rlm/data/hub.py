@@ -55,7 +55,7 @@ def hub_passages(source: HubSource) -> Iterator[Passage]:
     problems.check()
 
 
-def hub_questions(source: HubSource, notes: list[str]) -> dict[str, list[Question]]:
+def hub_questions(source: HubSource, notes: list[str] | None = None) -> dict[str, list[Question]]:
     """The splits train, dev and test, at most `limit` records of each.
 
     Where the hub has no test split, its validation split is the test split, and where that leaves no validation split,
@@ -124,7 +124,7 @@ def fetch(dataset: str, out: Path, limit: int | None, progress: Progress = lambd
             articles = islice(hub_passages(source), limit)
             _write_shards(Path(folder), chain.from_iterable(map(blocks, articles)), progress)
         else:
-            for split, questions in hub_questions(source, []).items():
+            for split, questions in hub_questions(source).items():
                 write_questions(Path(folder) / f"{dataset}.{split}.jsonl", questions)
                 progress(f"{dataset}.{split}", len(questions))
         return [path.rename(out / part / path.name) for path in sorted(Path(folder).iterdir())]

@@ -62,7 +62,6 @@ def placed_questions(
             scores them.
     """
     problems = Problems()
-    notes = [] if notes is None else notes
     read = ((record.place, question_of(record, problems, notes, kind, unusable)) for record in _records(path, problems))
     questions = list(distinct(read, problems))
     problems.check()
@@ -95,18 +94,22 @@ def write_questions(path: Path, questions: Iterable[Question]) -> None:
 
 
 def question_of(
-    record: Record, problems: Problems, notes: list[str], kind: AnswerKind | None = None, unusable: bool = False
+    record: Record,
+    problems: Problems,
+    notes: list[str] | None = None,
+    kind: AnswerKind | None = None,
+    unusable: bool = False,
 ) -> Question | None:
     """The question in a record; None, and its problems added, if it cannot be used.
 
     Args:
         record: of a file or a hub's data set.
         problems: of these records.
-        notes: gets what is worth telling of a question that can be used.
+        notes: gets a line for each answer pattern that cannot be used, where the question is.
         kind: see `placed_questions`.
         unusable: see `placed_questions`.
     """
-    place, number, fields = record
+    place, number, fields = record.place, record.number, record.fields
     found = f"the record has: {listed(fields)}"
     before = len(problems.messages)
     text = fields.get("question")
@@ -150,7 +153,8 @@ def question_of(
             for fault in faults:
                 problems.add(fault)
             return None
-        notes += faults
+        if notes is not None:
+            notes += faults
     return Question(identity, str(text), tuple(answers), kind)
 
 

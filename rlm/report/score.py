@@ -73,7 +73,9 @@ def score_files(predictions: Path, answers: Path, answer_kind: AnswerKind | None
             try:
                 index = find(place, named, name)
                 if index in answered:
-                    raise ConfigError(f"{place}: {named} {name} was predicted before, at {answered[index]}; keep one")
+                    raise ConfigError(
+                        f"{place}: {named} {shown(name)} was predicted before, at {answered[index]}; keep one"
+                    )
             except ConfigError as error:
                 problems.add(str(error))
                 continue
@@ -139,10 +141,10 @@ class _Finder:
 def _read_predictions(path: Path, problems: Problems) -> Iterator[tuple[str, str, str, str | None]]:
     """Place, `id` or `question`, its value, and the prediction, of each line that has them."""
     for record in json_records(path, problems):
-        place, _, fields = record
+        place, fields = record.place, record.fields
         named = next((name for name in ("id", "question") if name in fields), None)
         if named is None or "prediction" not in fields:
-            problems.add(f"{place}: no {'`prediction`' if named else '`id` nor `question`'}; {EXPECTED}")
+            problems.add(f"{place}: {'no `prediction`' if named else 'neither `id` nor `question`'}; {EXPECTED}")
             continue
         name = identity_of(record, problems) if named == "id" else text_of(record, named, problems)
         prediction = fields["prediction"]

@@ -88,7 +88,7 @@ def test_read_questions__shows_all_problems_of_a_file(tmp_path: Path):
 def test_read_questions__names_an_answer_that_is_no_list(tmp_path: Path):
     path = tmp_path / "nq.csv"
     path.write_text("who?\tAnn\n")
-    with pytest.raises(ConfigError, match=r"nq.csv:1: answers 'Ann'; write a list like \['Paris'"):
+    with pytest.raises(ConfigError, match=r"nq.csv:1: `answers` is 'Ann'; write a list like \['Paris'"):
         read_questions(path)
 
 
