@@ -55,13 +55,11 @@ def hub_passages(source: HubSource) -> Iterator[Passage]:
     problems.check()
 
 
-def hub_questions(source: HubSource, notes: list[str] | None = None) -> dict[str, list[Question]]:
+def hub_questions(source: HubSource) -> dict[str, list[Question]]:
     """The splits train, dev and test, at most `limit` records of each.
 
     Where the hub has no test split, its validation split is the test split, and where that leaves no validation split,
     dev is held out from train: both as ORQA does (Lee et al. 2019) with NQ-open and WebQuestions, by `orqa_dev`.
-
-    `notes` gets a line for each answer pattern that cannot be used, where its question has others.
 
     Raises:
         ConfigError: a data set that cannot be reached, or records that cannot be used.
@@ -71,7 +69,7 @@ def hub_questions(source: HubSource, notes: list[str] | None = None) -> dict[str
 
     def read(split: str, keep: Callable[[str], bool] = lambda question: True) -> Iterator[Question]:
         records = _records(source, split, streams)
-        for _, question in distinct(((each.place, question_of(each, problems, notes)) for each in records), problems):
+        for _, question in distinct(((each.place, question_of(each, problems)) for each in records), problems):
             if keep(question.question):
                 yield question
 

@@ -46,4 +46,4 @@ def _splits(config: QuestionsConfig, data: Path | None, notes: list[str]) -> dic
         return {split: read_questions(path, notes)[: source.limit] for split, path in zip(SPLITS, files, strict=True)}
     from rlm.data.hub import hub_questions
 
-    return hub_questions(source, notes)
+    return hub_questions(source)
