@@ -195,6 +195,8 @@ def _records(path: Path, problems: Problems) -> Iterator[Record]:
         else:
             try:
                 answers = _literal(record.fields["answers"])
+                if not isinstance(answers, (list, tuple, str)):
+                    raise TypeError
             except _UNREADABLE:
                 answer = shown(record.fields["answers"])
                 problems.add(f"{record.place}: `answers` is {answer}; write a list like ['Paris', 'Lutetia']")
