@@ -1,7 +1,9 @@
 """Errors that a user can mend: one message with what was found and what to do instead."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from itertools import islice
 
 from rlm.secrets import without_secrets
 
@@ -27,3 +29,23 @@ def nearest(name: object, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     meant = f"did you mean `{close[0]}`? " if close else ""
     return f"{meant}Known: {', '.join(known) if known else 'none'}"
+
+
+_brief = reprlib.Repr()
+_brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 4, 120, 120, 120
+_NAMES = 12
+
+
+def shown(value: object) -> str:
+    """A value of a user's file for a message: on one line, its control characters escaped, its middle left out where
+    it is long or deep."""
+    try:
+        return _brief.repr(value)
+    except ValueError:  # Python's limit of digits
+        return "a number of thousands of digits"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of a user's file for a message, the first dozen; `nothing` where there is none."""
+    some = [name if name.isprintable() and len(name) <= 120 else shown(name) for name in islice(names, _NAMES + 1)]
+    return ", ".join([*some[:_NAMES], "..."] if len(some) > _NAMES else some) or "nothing"

@@ -32,17 +32,17 @@ def check(options: argparse.Namespace) -> int:
     """Print a line for every file and one for every problem; 1 where there is one."""
     wrong = 0
     with _progress() as shown:
-        files = [path for path in options.folder.rglob("*") if path.is_file()]
-        task = shown.add_task(f"reading {options.folder}", total=sum(path.stat().st_size for path in files))
+        files, _ = checking.walk(options.folder)
+        task = shown.add_task(f"reading {options.folder}", total=sum(map(_size, files)))
 
         def progress(path: Path, done: int) -> None:
             shown.update(task, description=f"reading {path}: {done:,}")
 
         for report in checking.check_folder(options.folder, progress):
             wrong += bool(report.problems)
-            shown.advance(task, report.path.stat().st_size)
-            for problem in report.problems:
-                print(problem)
+            shown.advance(task, _size(report.path))
+            for line in (*report.problems, *report.notes):
+                print(line)
             if report.kind == "unknown" and not report.problems:
                 print(f"not checked  {report.path}")
             elif not report.problems:
@@ -50,6 +50,14 @@ def check(options: argparse.Namespace) -> int:
     if wrong:
         print(f"{wrong} files have problems")
     return 1 if wrong else 0
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 of what cannot be reached."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _progress() -> Progress:

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rlm.data.text_files import open_text
+from rlm.errors import listed
+
 _TAG = re.compile(r"O|[BI]-.+")
 
 
@@ -18,19 +21,21 @@ def read_conll(path: Path) -> list[TaggedSentence]:
     """Sentences of a file whose lines are a word, perhaps other columns, and a BIO or IO tag.
 
     Raises:
-        ValueError: a line without a word and a tag, with the file and the number of the line; no sentence at all.
+        ValueError: a line without a word and a tag, with the file and the number of the line; no sentence at all; a
+            file that cannot be read.
     """
     sentences: list[TaggedSentence] = []
     rows: list[tuple[str, str]] = []
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             columns = re.split("[ \t]+", line.strip(" \t\r\n"))
             if columns == [""] or columns[0] == "-DOCSTART-":
                 _close(sentences, rows)
             elif len(columns) < 2 or not _TAG.fullmatch(columns[-1]):
+                found = listed([" ".join(columns)])
                 raise ValueError(
-                    f"{path}:{number}: `{line.strip()}` is not a word and its tag (O, B-kind or I-kind), "
-                    "separated by a tab or spaces"
+                    f"{path}:{number}: `{found}` is not a word and its tag (O, B-kind or I-kind), separated by a tab or"
+                    " spaces"
                 )
             else:
                 rows.append((columns[0], columns[-1]))

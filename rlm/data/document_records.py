@@ -14,7 +14,8 @@ from rlm.errors import ConfigError
 
 SPILLS = 64
 """Files that records are spread over before they are joined: one of them is in memory at a time."""
-_PART = re.compile(r"(?P<wiki>.+:.+):(?P<block>\d+)|(?P<entity>\d+)-(?P<passage>\d+)")
+_ENTITY = re.compile(r"(\d+)-(\d{1,18})")
+_NUMBER = re.compile(r"\d{1,18}")
 _SEPARATOR = re.compile(r"[:#-]")
 
 
@@ -54,10 +55,11 @@ def read_documents(config: DocumentsConfig, data: Path | None) -> Iterator[Passa
 def part_of(identity: str) -> tuple[str, int]:
     """The document that a record belongs to, and which part of it the record is; the record itself where its id is not
     that of a part."""
-    found = _PART.fullmatch(identity)
-    if found is None:
-        return identity, 0
-    return found["wiki"] or found["entity"], int(found["block"] or found["passage"])
+    article, _, block = identity.rpartition(":")
+    if ":" in article[1:-1] and _NUMBER.fullmatch(block):
+        return article, int(block)
+    entity = _ENTITY.fullmatch(identity)
+    return (entity[1], int(entity[2])) if entity else (identity, 0)
 
 
 def is_excluded(identity: str, excluded: set[str]) -> bool:

@@ -1,29 +1,16 @@
 """Where answers stand in passages: the supervision of open-QA fine-tuning."""
 
-import re
-import warnings
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlm.answer_patterns import usable_patterns
 from rlm.data.corpus import Corpus
 from rlm.data.qa import Question
 from rlm.data.tokens import Ragged
-
-REGEX_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
-
-
-@cache
-def compiled(pattern: str) -> re.Pattern[str] | None:
-    """A regular expression as answers are written; None, and one warning, where it is none."""
-    try:
-        return re.compile(pattern, REGEX_FLAGS)
-    except (re.error, OverflowError, RecursionError) as error:
-        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=2)
-        return None
 
 
 class _Lookup:
@@ -52,8 +39,9 @@ class GoldAnswers:
 
     Strings are matched as word pieces (so `Lee` does not match `leeds`), regular expressions by search in the passage
     text, whose matches become gold spans (the released code cannot train on them). A string with unknown word pieces
-    is nowhere, for [UNK] is any word; nor is an invalid regular expression, of which a warning tells once. Strings are
-    looked up once in a list of the positions of every word piece; regular expressions only in what is retrieved.
+    is nowhere, for [UNK] is any word; nor is a regular expression that is invalid or takes too long, of which a
+    warning tells once. Strings are looked up once in a list of the positions of every word piece; regular expressions
+    only in what is retrieved.
     """
 
     def __init__(self, corpus: Corpus, questions: Sequence[Question]) -> None:
@@ -63,7 +51,7 @@ class GoldAnswers:
             self._strings(question, lookup) if question.answer_kind == "string" else None for question in questions
         ]
         self._patterns = {
-            row: [pattern for answer in question.answers if (pattern := compiled(answer)) is not None]
+            row: usable_patterns(question.answers)
             for row, question in enumerate(questions)
             if question.answer_kind == "regex"
         }
@@ -94,7 +82,7 @@ class GoldAnswers:
     def _search(self, row: int, passage: int) -> tuple[tuple[int, int], ...]:
         """Word-piece spans of a regular expression's matches in a passage; empty matches do not count."""
         text = self.corpus.passage(passage).text
-        spans = {match.span() for pattern in self._patterns[row] for match in pattern.finditer(text)}
+        spans = {span for pattern in self._patterns[row] for span in pattern.spans(text)}
         if not (spans := {span for span in spans if span[0] < span[1]}):
             return ()
         offsets = np.asarray(

@@ -11,10 +11,11 @@ from typing import Any
 
 from rlm.data.config import HubSource
 from rlm.data.farmhash import fingerprint64
-from rlm.data.qa import Question, question_of, write_questions
-from rlm.data.records import Problems, Record, open_text
+from rlm.data.qa import Question, distinct, question_of, write_questions
+from rlm.data.records import Problems, Record
 from rlm.data.sentences import sentence_spans
 from rlm.data.sources import Passage, passages_of
+from rlm.data.text_files import create_text
 from rlm.errors import ConfigError
 
 PINNED = {
@@ -67,9 +68,9 @@ def hub_questions(source: HubSource) -> dict[str, list[Question]]:
     problems = Problems()
 
     def read(split: str, keep: Callable[[str], bool] = lambda question: True) -> Iterator[Question]:
-        for record in _records(source, split, streams):
-            question = question_of(record, problems)
-            if question is not None and keep(question.question):
+        records = _records(source, split, streams)
+        for _, question in distinct(((each.place, question_of(each, problems)) for each in records), problems):
+            if keep(question.question):
                 yield question
 
     if "test" in streams and "validation" in streams:
@@ -150,7 +151,7 @@ def _write_shards(folder: Path, passages: Iterator[Passage], progress: Progress)
         if first is None:
             return
         name = f"passages-{shard:02d}.jsonl.gz"
-        with open_text(folder / name, "w") as file:
+        with create_text(folder / name) as file:
             for done, passage in enumerate(chain([first], islice(passages, SHARD_PASSAGES - 1)), start=1):
                 file.write(json.dumps(passage._asdict(), ensure_ascii=False) + "\n")
                 if done % 1000 == 0:

@@ -24,10 +24,11 @@ from rlm.data.parallel_config import (
 )
 from rlm.data.phrasebook import Pair, pairs
 from rlm.data.pretrained import load_tokenizer
-from rlm.data.records import Problems, open_text, read_records, readable
-from rlm.data.sources import source_files
+from rlm.data.records import Problems, identity_of, read_records, text_of
+from rlm.data.sources import place_of, source_files
+from rlm.data.text_files import read_lines
 from rlm.data.tokens import Ragged, RaggedWriter, token_dtype
-from rlm.errors import ConfigError
+from rlm.errors import ConfigError, listed, shown
 
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>"}
 TOGETHER = 1024  # pairs tokenised together
@@ -41,14 +42,12 @@ def read_pairs(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
             file and line), an id that was used before, or no pair at all.
     """
     (low, high), named = config.part, describe(config)
-    seen: set[str] = set()
+    empty = True
     for pair in _of_source(config, data):
-        if pair.id in seen:
-            raise ConfigError(f"{named}: two pairs have the id {pair.id!r}; give each its own")
-        seen.add(pair.id)
+        empty = False
         if low <= share_of("part", pair.id) < high and share_of("fraction", pair.id) < config.fraction:
             yield pair._replace(source=config.prefix + pair.source)
-    if not seen:
+    if empty:
         raise ConfigError(f"{named}: holds no pair of sentences; give at least one")
 
 
@@ -68,7 +67,7 @@ def _of_source(config: ParallelConfig, data: Path | None) -> Iterator[Pair]:
     files = source_files(files_of(source).files, data)
     problems = Problems()
     if isinstance(source, FilesSource):
-        found = (pair for path in files for pair in _records(path, config, problems))
+        found = _records(files, config, problems)
     else:
         if len(files) != 2:
             raise ConfigError(f"{describe(config)}: {len(files)} files; name one for either language")
@@ -82,33 +81,38 @@ def _checked(found: Iterator[Pair], problems: Problems) -> Iterator[Pair]:
     problems.check()
 
 
-def _records(path: Path, config: ParallelConfig, problems: Problems) -> Iterator[Pair]:
-    names = {"id": "id", "source": config.source_field, "target": config.target_field}
-    for record in read_records(path, problems):
-        fields = record.fields
-        texts = [fields.get(name) for name in names.values()]
-        missing = [name for name, text in zip(names.values(), texts, strict=True) if not str(text or "").strip()]
+def _records(files: list[Path], config: ParallelConfig, problems: Problems) -> Iterator[Pair]:
+    seen: set[str] = set()
+    for record in (record for path in files for record in read_records(path, problems)):
+        fields, names = record.fields, ("id", config.source_field, config.target_field)
+        missing = [name for name in names if fields.get(name) is None or not str(fields[name]).strip()]
         if missing:
-            listed = ", ".join(f"`{name}`" for name in missing)
-            problems.add(
-                f"{record.place}: no {listed}, or an empty one; the record has: {', '.join(fields) or 'nothing'}"
-            )
-        else:
-            yield Pair(*map(str, texts))
+            listed_names = ", ".join(f"`{name}`" for name in missing)
+            problems.add(f"{record.place}: no {listed_names}, or an empty one; the record has: {listed(fields)}")
+            continue
+        identity = identity_of(record, problems)
+        source, target = (text_of(record, name, problems) for name in names[1:])
+        if identity is None or source is None or target is None:
+            continue
+        if identity in seen:
+            first = place_of(identity, files)
+            problems.add(f"{record.place}: two pairs have the id {shown(identity)}, also {first}; give each its own")
+            continue
+        seen.add(identity)
+        yield Pair(identity, source, target)
 
 
 def _aligned(source: Path, target: Path, problems: Problems) -> Iterator[Pair]:
-    with readable(source), readable(target), open_text(source) as texts, open_text(target) as translations:
-        for number, lines in enumerate(zip_longest(texts, translations), 1):
-            text, translation = (None if line is None else line.strip() for line in lines)
-            if text and translation:
-                yield Pair(f"{source.name}:{number}", text, translation)
-            elif text or translation:
-                full, lacking, line = (source, target, translation) if text else (target, source, text)
-                what = "the file ends before it" if line is None else "the line is empty"
-                problems.add(
-                    f"{full}:{number}: no counterpart in {lacking.name} ({what}); give both files a line for each pair"
-                )
+    for number, lines in enumerate(zip_longest(read_lines(source), read_lines(target)), 1):
+        text, translation = (None if line is None else line.strip() for line in lines)
+        if text and translation:
+            yield Pair(f"{source.name}:{number}", text, translation)
+        elif text or translation:
+            full, lacking, line = (source, target, translation) if text else (target, source, text)
+            what = "the file ends before it" if line is None else "the line is empty"
+            problems.add(
+                f"{full}:{number}: no counterpart in {lacking.name} ({what}); give both files a line for each pair"
+            )
 
 
 def make_pair_tokenizer(config: PairTokenizerConfig, texts: Callable[[], Iterable[str]]) -> Any:

@@ -1,14 +1,16 @@
 """Where passages come from: the generated encyclopedia, files below the data folder, or the Hugging Face hub."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from rlm.data.config import EncyclopediaSource, FilesSource, HubSource
-from rlm.data.records import Problems, Record, read_records
-from rlm.errors import ConfigError
+from rlm.data.records import Problems, Record, identity_of, read_records, text_of
+from rlm.data.text_files import fault_of, unlistable
+from rlm.errors import ConfigError, listed, shown
 
 Source = EncyclopediaSource | FilesSource | HubSource
 COLUMNS = ("id", "title", "text")
@@ -83,7 +85,7 @@ def passages_of(
             continue
         key = hash(passage.id)
         if key in seen and (first := place_of(passage.id)) != record.place:
-            problems.add(f"{record.place}: `id` {passage.id!r} is also that of {first}; give each passage its own")
+            problems.add(f"{record.place}: `id` {shown(passage.id)} is also that of {first}; give each passage its own")
             continue
         seen.add(key)
         yield passage
@@ -95,15 +97,14 @@ def passage_of(record: Record, problems: Problems) -> Passage | None:
     missing = [name for name in COLUMNS if fields.get(name) is None]
     if missing:
         names = ", ".join(f"`{name}`" for name in missing)
-        problems.add(f"{record.place}: no {names}; the record has: {', '.join(fields) or 'nothing'}")
+        problems.add(f"{record.place}: no {names}; the record has: {listed(fields)}")
         return None
-    wrong = [name for name in ("title", "text") if not isinstance(fields[name], str)]
-    if wrong:
-        problems.add(f"{record.place}: `{wrong[0]}` is {fields[wrong[0]]!r}; write text")
-    elif not fields["text"].strip():
+    identity = identity_of(record, problems)
+    title, text = text_of(record, "title", problems), text_of(record, "text", problems)
+    if text is not None and not text.strip():
         problems.add(f"{record.place}: `text` is empty; remove the record")
-    else:
-        return Passage(str(fields["id"]), fields["title"], fields["text"])
+    elif identity is not None and title is not None and text is not None:
+        return Passage(identity, title, text)
     return None
 
 
@@ -129,10 +130,40 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
     for pattern in patterns:
         if Path(pattern).is_absolute():
             raise ConfigError(f"{pattern}: write it relative to the data folder {data}, so that it holds elsewhere too")
-        matches = sorted(path for path in data.glob(pattern) if path.is_file())
+        found = _matches(pattern, data)
+        faults = [fault for path in found if (fault := fault_of(path)) is not None]
+        if faults:
+            raise ConfigError("\n".join(faults))
+        matches = sorted(path for path in found if path.is_file())
         if not matches:
             known = sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
             close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3] or ["none"]
             raise ConfigError(f"{data / pattern}: no such file; files of the folder: {', '.join(close)}")
         files.update(dict.fromkeys(matches))
     return list(files)
+
+
+def _matches(pattern: str, data: Path) -> list[Path]:
+    """Whatever a pattern names. Globbing passes over folders that it may not list, so they are listed first."""
+    try:
+        if data / pattern == data:
+            raise ValueError("it is the folder itself")
+        if not any(wildcard in pattern for wildcard in "*?["):
+            return [data / pattern] if _leads_somewhere(data / pattern) else []
+        for folder in data.glob(str(Path(pattern).parent)) if Path(pattern).parent != Path(".") else [data]:
+            if folder.is_dir():
+                os.listdir(folder)
+        return sorted(data.glob(pattern))
+    except OSError as error:
+        raise ConfigError(unlistable(Path(error.filename or data), error)) from error
+    except (ValueError, IndexError, NotImplementedError) as error:
+        raise ConfigError(f"files: {shown(pattern)} names no file ({error}); write one such as wiki/*.jsonl") from error
+
+
+def _leads_somewhere(path: Path) -> bool:
+    """Whether there is a file, a link, or what keeps this from being known."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return not isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return True

@@ -10,13 +10,14 @@ import functools
 import re
 import string
 import unicodedata
-import warnings
 from collections.abc import Iterable
 from typing import Literal
 
+from rlm.answer_patterns import Pattern, usable_patterns
+from rlm.errors import shown
+
 AnswerKind = Literal["string", "regex"]
 
-_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -36,13 +37,13 @@ def exact_match(prediction: str, answers: Iterable[str], kind: AnswerKind) -> bo
 
     Strings are compared as `normalize_answer` leaves them, so an empty prediction equals an answer of punctuation only.
     Regular expressions see the prediction as it is, with IGNORECASE, UNICODE and MULTILINE, and need not match its end;
-    an invalid one matches nothing and is reported once by a warning.
+    one that is invalid, or takes too long, matches nothing and is reported once by a warning.
 
-    Raises ValueError for an unknown kind.
+    Raises ValueError for an unknown kind, and where no answer is given.
     """
+    answers = _given(answers)
     if _is_regex(kind):
-        patterns = map(_compiled, answers)
-        return any(pattern is not None and pattern.match(prediction) is not None for pattern in patterns)
+        return any(pattern.matches(prediction) for pattern in usable_patterns(answers))
     normalized = normalize_answer(prediction)
     return any(normalize_answer(answer) == normalized for answer in answers)
 
@@ -60,15 +61,15 @@ class AnswerMatcher:
     DPR, an answer without tokens, such as "", is in no passage rather than in every one, and an escaped accented letter
     (two of CuratedTREC's patterns) stays valid in NFD.
 
-    Raises ValueError for an unknown kind.
+    Raises ValueError for an unknown kind, and where no answer is given.
     """
 
     def __init__(self, answers: Iterable[str], kind: AnswerKind) -> None:
-        self._patterns: list[re.Pattern[str]] | None = None
+        answers = _given(answers)
+        self._patterns: list[Pattern] | None = None
         if _is_regex(kind):
             # Compiled as written first: that is the form in which an invalid one is reported.
-            decomposed = [_decomposed(pattern) for pattern in answers if _compiled(pattern) is not None]
-            self._patterns = [pattern for pattern in map(_compiled, decomposed) if pattern is not None]
+            self._patterns = usable_patterns(_decomposed(pattern.text) for pattern in usable_patterns(answers))
         else:
             self._tokens = {tokens for tokens in map(_spaced_tokens, answers) if tokens.strip()}
 
@@ -76,9 +77,15 @@ class AnswerMatcher:
         """Whether the passage `text` holds an answer."""
         if self._patterns is not None:
             decomposed = unicodedata.normalize("NFD", text)
-            return any(pattern.search(decomposed) is not None for pattern in self._patterns)
+            return any(pattern.is_in(decomposed) for pattern in self._patterns)
         passage = _spaced_tokens(text)
         return any(tokens in passage for tokens in self._tokens)
+
+
+def _given(answers: Iterable[str]) -> list[str]:
+    if isinstance(answers, str) or not (given := list(answers)):
+        raise ValueError(f"answers: found {shown(answers)}; give a list of at least one accepted answer")
+    return given
 
 
 def _is_regex(kind: str) -> bool:
@@ -90,16 +97,6 @@ def _is_regex(kind: str) -> bool:
 def _decomposed(pattern: str) -> str:
     """A regular expression in NFD, without backslashes before non-ASCII letters: NFD would turn `\\ě` into `\\e`."""
     return unicodedata.normalize("NFD", re.sub(r"(\\[\x00-\x7f])|\\(?=[^\x00-\x7f])", r"\1", pattern))
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    try:
-        return re.compile(pattern, _FLAGS)
-    except (re.error, OverflowError, RecursionError) as error:
-        # Cached, hence said once however many predictions and passages it is tried on.
-        warnings.warn(f"answer pattern {pattern!r} matches nothing, it is no regular expression: {error}", stacklevel=2)
-        return None
 
 
 class _TokenSpacing(dict[int, str]):

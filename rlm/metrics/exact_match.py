@@ -27,7 +27,7 @@ class ExactMatch(Metric):
     def update(self, predictions: Sequence[str], answers: Sequence[Sequence[str]], kinds: Sequence[AnswerKind]) -> None:
         """Count predictions, each with the acceptable answers of its question and their kind.
 
-        Raises ValueError where the three differ in length, or a kind is unknown.
+        Raises ValueError where the three differ in length, a kind is unknown, or a question has no answer.
         """
         right = [exact_match(*scored) for scored in zip(predictions, answers, kinds, strict=True)]
         self.correct += sum(right)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rlm.answer_patterns import usable_patterns
 from rlm.data.documents import Documents
-from rlm.data.gold import compiled
 from rlm.data.qa import Question, read_questions
 from rlm.data.question_prompts import AnswerBatches, PassageTokens, answer_tokens, prompts
 from rlm.metrics.answers import exact_match
@@ -54,12 +54,12 @@ def answers_to_learn(questions: Sequence[Question], passages: PassageTokens) -> 
 
 def _matches(question: Question, sources: list[list[str]]) -> tuple[str, ...]:
     """What a question's patterns match, in the order of the passages, each once."""
-    patterns = [pattern for answer in question.answers if (pattern := compiled(answer)) is not None]
+    patterns = usable_patterns(question.answers)
     found = (
-        match.group().strip()
+        text[start:end].strip()
         for texts in sources
         for text in texts
         for pattern in patterns
-        for match in pattern.finditer(text)
+        for start, end in pattern.spans(text)
     )
     return tuple(text for text in dict.fromkeys(found) if text and exact_match(text, question.answers, "regex"))

@@ -1,5 +1,7 @@
 """The report on a data folder."""
 
+import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,95 @@ def test_check_folder__finds_nothing_wrong_in_the_real_questions(data_folder: Pa
     reports = {report.path.name: report for report in check_folder(data_folder / "qa")}
     assert not any(report.problems for report in reports.values())
     assert reports["nq_open.test.jsonl"].records == 3360
+
+
+def _problems(folder: Path) -> list[str]:
+    return [problem.removeprefix(f"{folder}/") for report in check_folder(folder) for problem in report.problems]
+
+
+def test_check_folder__names_whatever_cannot_be_reached(tmp_path: Path):
+    _folder(tmp_path)
+    (tmp_path / "wiki" / "p-02.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "again").symlink_to("again")
+    (tmp_path / "all").symlink_to(".")
+    (tmp_path / "qa" / "up").symlink_to("../..")
+    os.mkfifo(tmp_path / "qa" / "pipe.jsonl")
+    assert sorted(problem.split(";")[0] for problem in _problems(tmp_path)) == [
+        "again: a link to again, which leads back to it",
+        f"all: a link to {tmp_path}, a folder that it is in",
+        "qa/pipe.jsonl: a pipe, not a file",
+        f"qa/up: a link to {tmp_path.parent}, a folder that it is in",
+        "wiki/p-02.jsonl: a link to gone.jsonl, which is not there (No such file or directory)",
+    ]
+
+
+def test_check_folder__follows_links_to_folders_once(tmp_path: Path):
+    _folder(tmp_path / "elsewhere", **{"wiki/p-00.jsonl": PASSAGE % 1 + PASSAGE % 1})
+    (tmp_path / "data").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / "wiki")
+    assert [problem.split(": ")[0] for problem in _problems(tmp_path / "data")] == ["first/p-00.jsonl:2"]
+    (tmp_path / "elsewhere" / "linked").symlink_to("wiki")  # read there by its own name
+    assert [problem.split(": ")[0] for problem in _problems(tmp_path / "elsewhere")] == ["wiki/p-00.jsonl:2"]
+
+
+@pytest.mark.parametrize("what", ["folder", "data file", "other file"])
+def test_check_folder__names_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+    _folder(tmp_path)
+    name = {"folder": "wiki", "data file": "wiki/p-01.jsonl", "other file": "README.md"}[what]
+
+    def refusing(call):
+        def called(path, *args, **options):
+            if path == tmp_path / name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *args, **options)
+
+        return called
+
+    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))  # root may read anything
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    (problem,) = _problems(tmp_path)
+    assert problem.startswith(f"{name}: ") and "(Permission denied); give yourself permission" in problem
+
+
+@pytest.mark.parametrize("between", ["p-00.jsonl.sha256", "p-00.jsonx", "p-000/a.jsonl", "p-00a-1.jsonl"])
+def test_check_folder__finds_an_id_twice_whatever_lies_between_the_files(tmp_path: Path, between: str):
+    _folder(tmp_path, **{"wiki/p-01.jsonl": PASSAGE % 9 + PASSAGE % 2, f"wiki/{between}": PASSAGE % 2})
+    assert [problem.split(";")[0] for problem in _problems(tmp_path)] == [
+        f"wiki/p-01.jsonl:2: `id` '2' is also that of {tmp_path}/wiki/p-00.jsonl:2"
+    ]
+
+
+def test_check_folder__finds_an_id_twice_in_numbered_folders(tmp_path: Path):
+    _folder(tmp_path, **{"a1/p.jsonl": PASSAGE % 1, "a1/q.jsonl": PASSAGE % 1, "a2/p.jsonl": PASSAGE % 1})
+    assert [problem.split(": ")[0] for problem in _problems(tmp_path)] == ["a2/p.jsonl:1"]
+
+
+def test_check_folder__tells_of_patterns_that_match_nothing_and_fails_where_none_can(tmp_path: Path):
+    line = '{"question": "q", "answers": %s, "answer_kind": "regex"}\n'
+    _folder(tmp_path, **{"qa/a.train.jsonl": line % '["(a", "b"]' + line % '["c"]'})
+    reports = {report.path.name: report for report in check_folder(tmp_path)}
+    assert not any(report.problems for report in reports.values())
+    (note,) = reports["a.train.jsonl"].notes
+    assert note.startswith(f"{tmp_path}/qa/a.train.jsonl:1: `answers` holds '(a'") and "matches nothing" in note
+    _folder(tmp_path, **{"qa/a.train.jsonl": line % '["(a", "b"]' + line % '["(c"]'})
+    (problem,) = _problems(tmp_path)
+    assert problem.startswith("qa/a.train.jsonl:2: `answers` holds '(c'")
+
+
+def test_check_folder__says_only_what_is_wrong_with_its_one_file(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\n")
+    assert _problems(tmp_path) == ["a.jsonl:1: not UTF-8 (invalid start byte); convert the file to UTF-8"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("gone")])
+def test_check_folder__does_not_wait_for_what_is_no_folder(tmp_path: Path, make):
+    make(tmp_path / "data")
+    with pytest.raises(ConfigError, match="data: a (pipe|link)"):
+        list(check_folder(tmp_path / "data"))
+
+
+def test_check_folder__reads_compressed_tags(tmp_path: Path):
+    (tmp_path / "a.conll.gz").write_bytes(gzip.compress("\ufeffOslo\tB-LOC\n".encode()))
+    (report,) = check_folder(tmp_path)
+    assert (report.kind, report.records, report.problems) == ("tags", 1, [])

@@ -20,7 +20,8 @@ def test_read_conll__reads_words_and_tags_of_each_sentence(tmp_path: Path) -> No
 def test_read_conll__names_file_and_line_of_a_damaged_one(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.conll"
     path.write_text(f"Ada\tB-PER\nsat\tO\n{line}\n")
-    with pytest.raises(ValueError, match=rf"a\.conll:3: `{line}` is not a word and its tag"):
+    found = line.replace("\t", " ")
+    with pytest.raises(ValueError, match=rf"a\.conll:3: `{found}` is not a word and its tag"):
         read_conll(path)
 
 
@@ -70,3 +71,21 @@ def test_span_f1__is_seqevals_on_random_tags() -> None:
 
 def test_span_f1__is_zero_without_spans() -> None:
     assert span_f1([["O"]], [["O"]]) == {"precision": 0, "recall": 0, "f1": 0}
+
+
+def test_read_conll__leaves_out_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("\ufeffAda\tB-PER\r\n")
+    assert read_conll(tmp_path / "a.conll") == [(("Ada",), ("B-PER",))]
+
+
+def test_read_conll__names_the_line_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_bytes(b"Ada\tO\nS\xe3o\tO\n")
+    with pytest.raises(ValueError, match=r"a\.conll:2: not UTF-8"):
+        read_conll(tmp_path / "a.conll")
+
+
+def test_read_conll__escapes_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("\x1b[2J" + "x" * 1000)
+    with pytest.raises(ValueError, match=r"a\.conll:1: `'\\x1b\[2Jx+\.\.\.x+'` is not a word") as caught:
+        read_conll(tmp_path / "a.conll")
+    assert len(str(caught.value)) < 500

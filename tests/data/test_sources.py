@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,59 @@ def test_read_passages__refuses_an_empty_data_set(tmp_path: Path):
 def test_read_passages__generates_the_encyclopedia():
     passages = read_passages(EncyclopediaSource(entities=40), None)
     assert isinstance(next(passages), Passage)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, ["b"], "", " "])
+def test_read_passages__refuses_ids_that_are_no_text(tmp_path: Path, value: object):
+    _lines(tmp_path / "a.jsonl", _row(1, id=1), _row(2, id=value))
+    with pytest.raises(ConfigError, match=r"a\.jsonl:2: `id` is .*; write text or a whole number"):
+        _read(tmp_path, "a.jsonl")
+
+
+@pytest.mark.parametrize("field", ["id", "title", "text"])
+def test_read_passages__refuses_half_a_character(tmp_path: Path, field: str):
+    _lines(tmp_path / "a.jsonl", _row(1), _row(2, **{field: "x\udc80"}), _row(3, url="\udc80"))
+    with pytest.raises(ConfigError) as caught:
+        _read(tmp_path, "a.jsonl")
+    (message,) = str(caught.value).split("\n")
+    assert message.startswith(f"{tmp_path}/a.jsonl:2: `{field}` holds half of a character (\\udc80")
+
+
+def test_read_passages__names_what_a_pattern_meets_and_cannot_read(tmp_path: Path):
+    _lines(tmp_path / "wiki" / "a.jsonl", _row(1))
+    (tmp_path / "wiki" / "folder").mkdir()
+    assert len(_read(tmp_path, "wiki/*")) == 1
+    (tmp_path / "wiki" / "b.jsonl").symlink_to("gone.jsonl")
+    for pattern in ("wiki/*", "wiki/b.jsonl", "**/*.jsonl"):
+        with pytest.raises(ConfigError, match=r"wiki/b\.jsonl: a link to gone\.jsonl, which is not there"):
+            _read(tmp_path, pattern)
+    assert len(_read(tmp_path, "wiki/a*")) == 1
+    (tmp_path / "wiki" / "b.jsonl").unlink()
+    os.mkfifo(tmp_path / "wiki" / "b.jsonl")
+    with pytest.raises(ConfigError, match=r"wiki/b\.jsonl: a pipe, not a file"):
+        _read(tmp_path, "wiki/*.jsonl")
+
+
+@pytest.mark.parametrize("pattern", ["wiki/*.jsonl", "*/a.jsonl*", "**/*.jsonl", "wik[i]/*"])
+def test_read_passages__names_a_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+):
+    _lines(tmp_path / "wiki" / "a.jsonl", _row(1))
+    _lines(tmp_path / "other" / "a.jsonl", _row(2))
+    listdir = os.listdir
+
+    def refuse(folder):
+        if Path(folder).name == "wiki":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listdir(folder)
+
+    monkeypatch.setattr(os, "listdir", refuse)  # root may list any folder
+    with pytest.raises(ConfigError, match=r"wiki: its files cannot be listed \(Permission denied\); give yourself"):
+        _read(tmp_path, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["", ".", "**x/*", "a\0b", "./"])
+def test_read_passages__names_a_pattern_that_is_none(tmp_path: Path, pattern: str):
+    _lines(tmp_path / "a.jsonl", _row(1))
+    with pytest.raises(ConfigError, match="files: .* names no file .*write one such as|no such file"):
+        _read(tmp_path, pattern)

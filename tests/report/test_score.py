@@ -65,15 +65,15 @@ def test_wilson__is_scipy_s(right: int, n: int) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"id": "1", "prediction": "x"'], "predictions.jsonl:1: no JSON"),
-        (["", "[1]"], "predictions.jsonl:2: neither `id` nor `question`"),
+        (['{"id": "1", "prediction": "x"'], "predictions.jsonl:1: not JSON"),
+        (["", "[1]"], "predictions.jsonl:2: not a JSON object"),
         ([{"prediction": "x"}], "predictions.jsonl:1: neither `id` nor `question`"),
         ([{"id": "1"}], "predictions.jsonl:1: no `prediction`"),
-        ([{"id": "1", "prediction": 3}], "predictions.jsonl:1: prediction: found 3"),
-        ([{"id": "9", "prediction": "x"}], r"predictions.jsonl:1: id `9` is not among the 4 questions of .*answers"),
+        ([{"id": "1", "prediction": 3}], "predictions.jsonl:1: `prediction` is 3; write text"),
+        ([{"id": "9", "prediction": "x"}], r"predictions.jsonl:1: id '9' is not among the 4 questions of .*answers"),
         (
             [{"id": "2", "prediction": "x"}, {"question": "capital of france", "prediction": "y"}],
-            r"predictions.jsonl:2: question `capital of france` was predicted before, at .*predictions.jsonl:1",
+            r"predictions.jsonl:2: question 'capital of france' was predicted before, at .*predictions.jsonl:1",
         ),
     ],
 )
@@ -86,7 +86,7 @@ def test_score_files__asks_for_the_id_when_a_question_is_asked_twice(tmp_path: P
     files = _files(
         tmp_path, [{"question": "largest planet", "prediction": "x"}], [*QUESTIONS, {**QUESTIONS[3], "id": "5"}]
     )
-    with pytest.raises(ConfigError, match="asks `largest planet` 2 times; write the `id`"):
+    with pytest.raises(ConfigError, match="asks 'largest planet' 2 times; write the `id`"):
         score_files(*files)
 
 
