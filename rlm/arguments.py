@@ -57,6 +57,13 @@ def path(argument: str) -> Path:
     return Path(argument)
 
 
+def file(argument: str) -> Path:
+    """A file, which need not be there."""
+    if argument.endswith("/"):
+        raise _refused(argument, "a folder; name a file in it")
+    return path(argument)
+
+
 def folder(argument: str) -> Path:
     """A folder, which need not be there."""
     found = path(argument)

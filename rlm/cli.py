@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _table_options(table)
     table.add_argument("--format", choices=("markdown", "latex", "csv", "html"), default="markdown")
-    table.add_argument("--out", type=arguments.path, metavar="FILE", help="write there instead of to standard output")
+    table.add_argument("--out", type=arguments.file, metavar="FILE", help="write there instead of to standard output")
 
     ask = _command(
         commands,

@@ -54,6 +54,7 @@ def test_types__when_an_argument_is_right(read: Callable[[str], Any], argument: 
         (arguments.path, "a\0b", "write the path of a file or a folder"),
         (arguments.path, "x" * 256, "no file has so long a name"),
         (arguments.path, "x/" * 3000, "no file has so long a name"),
+        (arguments.file, "results/", "found `results/`; a folder; name a file in it"),
         (arguments.folder, __file__, "a file; write the path of a folder"),
     ],
 )
