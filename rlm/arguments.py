@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rlm.limits import SEEDS, Between, shown, unusable_name
+from rlm.limits import SEEDS, shown, unusable_name
 
 LARGEST = 2**31 - 1
-_DIGITS = re.compile(r"[-+]?[0-9]{1,30}")
-"""Of any number that means something; others are refused before they are read."""
+_DIGITS = re.compile(r"[-+]?[0-9]{1,4000}")
+"""Of whole numbers; Python reads no more digits."""
 
 
 def text(argument: str) -> str:
@@ -57,6 +57,13 @@ def path(argument: str) -> Path:
     return Path(argument)
 
 
+def file(argument: str) -> Path:
+    """A file, which need not be there."""
+    if argument.endswith("/"):
+        raise _refused(argument, "a folder; name a file in it")
+    return path(argument)
+
+
 def folder(argument: str) -> Path:
     """A folder, which need not be there."""
     found = path(argument)
@@ -76,27 +83,22 @@ def seeds(argument: str) -> tuple[int, ...]:
 def whole(least: int, most: int = LARGEST) -> Callable[[str], int]:
     """A whole number of a range."""
 
-    def number(argument: str) -> int:
-        if not _DIGITS.fullmatch(argument) or not least <= int(argument) <= most:
+    def read(argument: str) -> int:
+        if not _DIGITS.fullmatch(argument) or int(argument) < least:
+            raise _refused(argument, f"write a whole number, {least} or more")
+        if int(argument) > most:
             raise _refused(argument, f"write a whole number from {least} to {most}")
         return int(argument)
 
-    return number
+    return read
 
 
-def real(range: Between) -> Callable[[str], float]:
-    """A number of a range."""
-
-    def number(argument: str) -> float:
-        try:
-            found = float(argument)
-        except ValueError:
-            raise _refused(argument, "write a number") from None
-        if mistake := range.mistake(found):
-            raise argparse.ArgumentTypeError(mistake)
-        return found
-
-    return number
+def number(argument: str) -> float:
+    """Any number; what it means tells its range."""
+    try:
+        return float(argument)
+    except ValueError:
+        raise _refused(argument, "write a number") from None
 
 
 count, positive, seed = whole(0), whole(1), whole(0, SEEDS)

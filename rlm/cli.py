@@ -11,7 +11,7 @@ from typing import Any
 
 from rlm import __version__, arguments
 from rlm.errors import ConfigError, StageError
-from rlm.limits import Between, shown
+from rlm.limits import shown
 from rlm.output import flush_output, take_any_output
 from rlm.secrets import hidden_secrets
 
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _table_options(table)
     table.add_argument("--format", choices=("markdown", "latex", "csv", "html"), default="markdown")
-    table.add_argument("--out", type=arguments.path, metavar="FILE", help="write there instead of to standard output")
+    table.add_argument("--out", type=arguments.file, metavar="FILE", help="write there instead of to standard output")
 
     ask = _command(
         commands,
@@ -169,14 +169,14 @@ def parser() -> argparse.ArgumentParser:
     )
     generate.add_argument(
         "--temperature",
-        type=arguments.real(Between(above=0)),
+        type=arguments.number,
         default=1.0,
         metavar="T",
         help="divides the logits (default: 1.0)",
     )
     generate.add_argument(
         "--top-p",
-        type=arguments.real(Between(above=0, most=1)),
+        type=arguments.number,
         default=0.95,
         metavar="P",
         help="draw from the fewest likeliest tokens of this probability (default: 0.95)",

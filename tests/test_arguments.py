@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from rlm import arguments
-from rlm.limits import Between
 
 LONG = "9" * 5000
 
@@ -22,7 +21,7 @@ LONG = "9" * 5000
         (arguments.seeds, "-1", (-1,)),
         (arguments.whole(1, 9), "9", 9),
         (arguments.seed, "4294967295", 4294967295),
-        (arguments.real(Between(above=0)), "1e-3", 1e-3),
+        (arguments.number, "1e-3", 1e-3),
         (arguments.path, "a/b", Path("a/b")),
         (arguments.folder, "absent", Path("absent")),
     ],
@@ -42,18 +41,17 @@ def test_types__when_an_argument_is_right(read: Callable[[str], Any], argument: 
         (arguments.seeds, "0,²", "found `0,²`; write whole numbers joined by commas, such as 0,1,2"),
         (arguments.seeds, "1_0", "write whole numbers joined by commas"),
         (arguments.seeds, LONG, "write whole numbers joined by commas"),
-        (arguments.whole(1, 9), "0", "found `0`; write a whole number from 1 to 9"),
-        (arguments.whole(1, 9), "٣", "write a whole number from 1 to 9"),
-        (arguments.whole(1, 9), LONG, "write a whole number from 1 to 9"),
+        (arguments.whole(1, 9), "0", "found `0`; write a whole number, 1 or more"),
+        (arguments.whole(1, 9), "10", "found `10`; write a whole number from 1 to 9"),
+        (arguments.whole(1, 9), "٣", "write a whole number, 1 or more"),
+        (arguments.whole(1, 9), LONG, "write a whole number, 1 or more"),
         (arguments.seed, "4294967296", "write a whole number from 0 to 4294967295"),
-        (arguments.real(Between(above=0)), "nan", "found nan; write a number above 0"),
-        (arguments.real(Between(above=0)), "inf", "found inf; write a number above 0"),
-        (arguments.real(Between(above=0, most=1)), "1.5", "write a number above 0, at most 1"),
-        (arguments.real(Between(above=0)), "x", "found `x`; write a number"),
+        (arguments.number, "x", "found `x`; write a number"),
         (arguments.path, "", "write the path of a file or a folder"),
         (arguments.path, "a\0b", "write the path of a file or a folder"),
         (arguments.path, "x" * 256, "no file has so long a name"),
         (arguments.path, "x/" * 3000, "no file has so long a name"),
+        (arguments.file, "results/", "found `results/`; a folder; name a file in it"),
         (arguments.folder, __file__, "a file; write the path of a folder"),
     ],
 )
