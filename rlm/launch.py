@@ -385,4 +385,4 @@ def _message(line: str) -> tuple[Any, dict[str, Any]]:
         case {"kind": "progress", "done": int(done), "total": int(total), "shown": dict(shown)}:
             figures = {name: value for name, value in shown.items() if is_number(value)}
             return "progress", {"done": done, "total": total, "shown": figures}
-    return "note", {"text": without_secrets(f"its process wrote what is no message: {line.strip()[:100]!r}")}
+    return "note", {"text": f"its process wrote what is no message: {without_secrets(line.strip())[:100]!r}"}

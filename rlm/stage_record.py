@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlm.errors import StageError
+from rlm.secrets import without_secrets
 
 RECORD = "stage.json"
 
@@ -65,7 +66,8 @@ def read_record(folder: Path, needs: Collection[str] = ("name", "config", "input
             raise Damaged(f"{folder.name}: {RECORD} has no `{name}`")
     for name, right in _FIELDS.items():
         if name in record and not right(record[name]):
-            raise Damaged(f"{folder.name}: {RECORD} is damaged: `{name}` is {json.dumps(record[name])[:60]}")
+            found = without_secrets(json.dumps(record[name]))[:60]
+            raise Damaged(f"{folder.name}: {RECORD} is damaged: `{name}` is {found}")
     return record
 
 
