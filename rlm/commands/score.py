@@ -2,10 +2,10 @@
 
 import argparse
 
-from rlm import report
+from rlm.report.score import score_files
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the score."""
-    print(report.score(options.predictions, options.answers, options.answer_kind))
+    print(score_files(options.predictions, options.answers, options.answer_kind))
     return 0

@@ -87,8 +87,8 @@ def _records(files: list[Path], config: ParallelConfig, problems: Problems) -> I
         fields, names = record.fields, ("id", config.source_field, config.target_field)
         missing = [name for name in names if fields.get(name) is None or not str(fields[name]).strip()]
         if missing:
-            listed_names = ", ".join(f"`{name}`" for name in missing)
-            problems.add(f"{record.place}: no {listed_names}, or an empty one; the record has: {listed(fields)}")
+            absent = ", ".join(f"`{name}`" for name in missing)
+            problems.add(f"{record.place}: no {absent}, or an empty one; the record has: {listed(fields)}")
             continue
         identity = identity_of(record, problems)
         source, target = (text_of(record, name, problems) for name in names[1:])
@@ -96,7 +96,9 @@ def _records(files: list[Path], config: ParallelConfig, problems: Problems) -> I
             continue
         if identity in seen:
             first = place_of(identity, files)
-            problems.add(f"{record.place}: two pairs have the id {shown(identity)}, also {first}; give each its own")
+            problems.add(
+                f"{record.place}: two pairs have the id {shown(identity)}, this and {first}; give each its own"
+            )
             continue
         seen.add(identity)
         yield Pair(identity, source, target)

@@ -50,6 +50,11 @@ def test_read_pairs__of_records_takes_either_direction(tmp_path: Path) -> None:
         ({"id": "c", "de": "Drei."}, "pairs.jsonl.gz:3: no `en`, or an empty one; the record has: id, de"),
         ({"id": "c", "de": " ", "en": "Three."}, "pairs.jsonl.gz:3: no `de`, or an empty one"),
         ({"id": "a", "de": "Drei.", "en": "Three."}, "two pairs have the id 'a'"),
+        ({"id": "a", "de": "Drei.", "en": "Three."}, "pairs.jsonl.gz:3: two .*pairs.jsonl.gz:1; give each"),
+        ({"id": True, "de": "Drei.", "en": "Three."}, "pairs.jsonl.gz:3: `id` is True; write text or a whole number"),
+        ({"id": "c", "de": 3, "en": "Three."}, "pairs.jsonl.gz:3: `de` is 3; write text"),
+        ({"id": "c", "de": "Drei.", "en": ["Three."]}, r"pairs.jsonl.gz:3: `en` is \['Three.'\]; write text"),
+        ({"id": "c", "de": "Drei.", "en": "\ud83d"}, "pairs.jsonl.gz:3: `en` holds half of a character"),
     ],
 )
 def test_read_pairs__when_a_record_cannot_be_used(tmp_path: Path, row: dict, expected: str) -> None:
@@ -80,6 +85,24 @@ def test_read_pairs__of_aligned_files_joins_lines_of_a_number(tmp_path: Path) ->
 def test_read_pairs__when_a_line_has_no_counterpart(tmp_path: Path, source: str, target: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         aligned(tmp_path, source, target)
+
+
+@pytest.mark.parametrize("damaged", ["x.de", "x.en"])
+@pytest.mark.parametrize("content", [b"eins\nz\xffei\n", gzip.compress(b"eins\n" * 9999)[:-20], b"PK\x03\x04"])
+def test_read_pairs__names_the_aligned_file_that_cannot_be_read(tmp_path: Path, damaged: str, content: bytes) -> None:
+    for name in ("x.de", "x.en"):
+        (tmp_path / name).write_bytes(content if name == damaged else b"eins\n" * 9999)
+    source = AlignedSource(source_file="x.de", target_file="x.en")
+    with pytest.raises(ConfigError, match=rf"{damaged}(:2: not UTF-8|: cannot be read)"):
+        list(read_pairs(ParallelConfig(source=source), tmp_path))
+
+
+def test_read_pairs__of_several_files_names_both_places_of_an_id(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        records(tmp_path / f"{name}.jsonl.gz", ROWS[:1])
+    source = FilesSource(files=("*.jsonl.gz",))
+    with pytest.raises(ConfigError, match=r"b\.jsonl\.gz:1: two pairs have the id 'a', this and .*a\.jsonl\.gz:1"):
+        list(read_pairs(ParallelConfig(source=source, source_field="de", target_field="en"), tmp_path))
 
 
 def test_read_pairs__up_to_a_limit_names_mistakes_before_it(tmp_path: Path) -> None:

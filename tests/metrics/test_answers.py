@@ -205,3 +205,53 @@ def test_curated_trec_patterns__compile_without_a_warning(data_folder: Path, spl
             AnswerMatcher(question["answers"], "regex")
             exact_match("", question["answers"], "regex")
     assert len(questions) > 100
+
+
+@pytest.mark.parametrize("kind", ["string", "regex"])
+@pytest.mark.parametrize("answers", [[], (), iter([]), {}, "Paris"])
+def test_no_answer__is_an_error_and_not_a_zero(answers, kind):
+    for call in (lambda: exact_match("Paris", answers, kind), lambda: AnswerMatcher(answers, kind)):
+        with pytest.raises(ValueError, match="answers: found .*; give a list of at least one accepted answer"):
+            call()
+
+
+def test_answers__may_be_given_by_an_iterator():
+    assert exact_match("Paris", iter(["Rome", "paris"]), "string")
+    assert exact_match("Paris", iter(["Rome", "p"]), "regex")
+    assert has_answer("in Paris", iter(["Rome", "paris"]), "string")
+
+
+def test_pattern_that_never_ends__matches_nothing_and_the_others_are_scored():
+    prediction = "a" * 60 + "!"
+    with pytest.warns(UserWarning, match="ran for more than 1 s") as caught:
+        for _ in range(50):
+            assert not exact_match(prediction, ("(a+)+$", "b"), "regex")
+            assert exact_match(prediction, ("(a+)+$", "a"), "regex")
+            assert not has_answer(prediction, ("(a*)*c", "b"), "regex")
+    assert len(caught) == 2
+
+
+def test_blank_pattern__is_one():
+    assert exact_match("anything", ("",), "regex") and not exact_match("anything", (" ",), "regex")
+
+
+def test_patterns__are_scored_as_the_released_evaluation_does():
+    """orqa/utils/eval_utils.py's `_regex_match_score`, over patterns of which many are none."""
+
+    def released(prediction, pattern):
+        try:
+            return re.compile(pattern, flags=re.IGNORECASE + re.UNICODE + re.MULTILINE).match(prediction) is not None
+        except re.error:
+            return False
+
+    generator = random.Random(0)
+    outcomes = collections.Counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(3000):
+            patterns = ["".join(generator.choices("ab()[]*+?|.\\^$ \n", k=generator.randrange(6))) for _ in range(2)]
+            prediction = "".join(generator.choices("abAB \n", k=generator.randrange(6)))
+            expected = max(released(prediction, pattern) for pattern in patterns)
+            assert exact_match(prediction, patterns, "regex") == expected, (prediction, patterns)
+            outcomes[expected] += 1
+    assert min(outcomes.values()) > 300

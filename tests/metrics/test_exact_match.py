@@ -45,3 +45,10 @@ def test_exact_match__counts_nothing_when_lengths_differ():
     with pytest.raises(ValueError, match="shorter"):
         metric.update(["x", "y"], [("x",)], ["string", "string"])
     assert metric.total == 0
+
+
+def test_exact_match__counts_nothing_when_a_question_has_no_answer():
+    metric = ExactMatch()
+    with pytest.raises(ValueError, match="at least one accepted answer"):
+        metric.update(["x", "y"], [("x",), ()], ["string", "string"])
+    assert metric.total == 0
