@@ -57,7 +57,7 @@ def own_folder(name: str) -> Path | None:
     if there:
         what = "a link to what is not there" if path.is_symlink() and not path.exists() else "a file"
         raise ConfigError(f"{quoted(name)} is {what}; write the path of a checkpoint's folder")
-    if not _HUB_NAME.fullmatch(name) or len(name) > 96 or "--" in name or ".." in name:
+    if not _HUB_NAME.fullmatch(name) or len(name.split("/")[-1]) > 96 or "--" in name or ".." in name:
         raise ConfigError(
             f"{quoted(name)}: no such folder, and no name of the hub either; write the path of a downloaded checkpoint,"
             " or a name such as google-bert/bert-base-uncased"
