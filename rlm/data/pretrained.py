@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlm.data.checkpoint_files import DAMAGED, Description, check_weights, describe
+from rlm.data.checkpoint_files import DAMAGED, Description, check_weights, describe, weight_files
 from rlm.data.tokenizer_files import describe_tokenizer, in_words
 from rlm.errors import ConfigError
 
@@ -56,7 +57,7 @@ def own_folder(name: str) -> Path | None:
     if there:
         what = "a link to what is not there" if path.is_symlink() and not path.exists() else "a file"
         raise ConfigError(f"{quoted(name)} is {what}; write the path of a checkpoint's folder")
-    if not _HUB_NAME.fullmatch(name) or len(name) > 96 or "--" in name or ".." in name:
+    if not _HUB_NAME.fullmatch(name) or len(name.split("/")[-1]) > 96 or "--" in name or ".." in name:
         raise ConfigError(
             f"{quoted(name)}: no such folder, and no name of the hub either; write the path of a downloaded checkpoint,"
             " or a name such as google-bert/bert-base-uncased"
@@ -176,6 +177,33 @@ def _is_realm(place: str, revision: str | None) -> bool:
     except (OSError, ValueError):
         return False  # a tokenizer alone
     return plain.get("model_type") == "realm"
+
+
+def read_weights(named: Named, field: str, failure: str) -> dict[str, Any]:
+    """All tensors of a checkpoint by name, of classes that transformers does not have. As `load_model`."""
+    import torch
+    from safetensors.torch import load_file
+
+    def read(place: str, revision: str | None, **_: Any) -> dict[str, Any]:
+        folder = Path(place)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            patterns = ["*.json", "*.safetensors", "*.bin"]
+            folder = Path(snapshot_download(place, revision=revision, allow_patterns=patterns))
+        files = weight_files(folder)
+        if not files:
+            raise ConfigError(f"{folder}: no weights (model.safetensors or pytorch_model.bin); download them, too")
+        found: dict[str, Any] = {}
+        for path in files:
+            if path.suffix == ".safetensors":
+                found |= load_file(path)
+            else:
+                found |= torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return found
+
+    weights: dict[str, Any] = explained(read, named, field, failure, weights=True)
+    return weights
 
 
 def explained(

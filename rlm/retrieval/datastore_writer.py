@@ -120,9 +120,15 @@ class DatastoreWriter:
         with np.errstate(over="ignore"):
             keys = np.ascontiguousarray(keys, self.dtypes["keys"])
         if not np.isfinite(keys).all():
+            too_large = keys.dtype == np.float16 and not np.isnan(keys).any()
             raise ValueError(
-                f"keys that are not finite in {self.dtypes['keys']}: set `dtype: float32`, or did the model's training "
-                "diverge?"
+                f"keys that are not finite in {self.dtypes['keys']}: "
+                + (
+                    "set `dtype: float32`"
+                    if too_large
+                    else "the model's states are NaN or infinity; train one that is trained here anew with a lower"
+                    " learning rate, and name another checkpoint in place of one"
+                )
             )
         values = np.ascontiguousarray(values, self.dtypes["values"])
         while len(values):

@@ -4,16 +4,11 @@ RealmEmbedder (`google/realm-cc-news-pretrained-embedder`) computes LayerNorm(W 
 and RealmForOpenQA hold one as `embedder`, and RealmKnowledgeAugEncoder a masked-token head.
 """
 
-import zipfile
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlm.data.checkpoint_files import check_weights, weight_files
-from rlm.data.pretrained import check_complete, explained
+from rlm.data.pretrained import check_complete, explained, read_weights
 from rlm.errors import ConfigError
 from rlm.retrieval.config import DualEncoderConfig, PretrainedEncoder, projection_mistake
 
@@ -64,29 +59,9 @@ def realm_weights(named: PretrainedEncoder, field: str, failure: str) -> dict[st
     """All weights but those of a reader, as BERT has them: `bert.encoder...`, `cls.predictions...`; and `cls.dense...`,
     `cls.LayerNorm...` of the projection. Errors as of `load_model`."""
 
-    def read(place: str, revision: str | None, **_: Any) -> dict[str, Tensor]:
-        folder = Path(place)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(
-                snapshot_download(place, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.bin"])
-            )
-        check_weights(folder)
-        files = weight_files(folder)
-        if not files:
-            raise ConfigError(f"{folder}: no weights (model.safetensors or pytorch_model.bin); download them, too")
-        return {name: value for path in files for name, value in _read_file(path).items()}
-
     found = {}
-    for name, value in explained(read, named, field, failure).items():
+    for name, value in read_weights(named, field, failure).items():
         name = name.removeprefix("embedder.")
         if name.startswith(("realm.", "cls.")):
             found[name.replace("realm.", "bert.", 1) if name.startswith("realm.") else name] = value
     return found
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

@@ -212,6 +212,14 @@ def test_open__when_the_logits_are_made_otherwise(tmp_path: Path) -> None:
         open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
 
 
+def test_open__when_finite_weights_give_nan(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    torch.nn.init.constant_(model.transformer.wte.weight, 3e38)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="GPT2LMHeadModel gives NaN for the first tokens .* name another checkpoint"):
+        open_language_model(PretrainedLanguageModel(name=str(tmp_path)), VOCABULARY, None)
+
+
 def test_ffn_input__where_several_norms_are_around_it(tmp_path: Path) -> None:
     shape = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
     shape |= {"num_key_value_heads": 2, "intermediate_size": 32}

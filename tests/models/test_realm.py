@@ -11,6 +11,7 @@ from rlm.data.config import SalientSpans
 from rlm.data.datamodules import MaskedSentences
 from rlm.data.tokens import Ragged
 from rlm.models.config import PretrainConfig, Training
+from rlm.models.open_qa import MASKED, SpanReader
 from rlm.models.realm import (
     GivenPassage,
     KnowledgeAugmentedEncoder,
@@ -161,6 +162,23 @@ def test_pretrained_encoder__must_be_a_bert_with_the_corpus_s_vocabulary(tmp_pat
         masked_language_model(bert, 51)
     with pytest.raises(ValueError, match="is a roberta, not a bert"):
         masked_language_model(PretrainedEncoder(name=str(tmp_path / "roberta")), 50)
+
+
+def test_pretrained_encoder__with_one_kind_of_segment_reads_segment_0_throughout(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    own = BertForMaskedLM(BertConfig(vocab_size=50, type_vocab_size=1, **sizes)).eval()
+    own.save_pretrained(tmp_path)
+    encoder = KnowledgeAugmentedEncoder(PretrainedEncoder(name=str(tmp_path)), 50).eval()
+    ids = torch.tensor([[1, 7, 8, 2, 9, 10, 2]])
+    rows = {"ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool), "segments": (torch.arange(7) > 3).long()[None]}
+    with torch.no_grad():
+        expected = own.bert(ids, token_type_ids=torch.zeros_like(ids)).last_hidden_state
+        torch.testing.assert_close(encoder.hidden(**rows), expected)
+        spans = SpanReader(encoder, 8, 3)(rows)
+    assert (spans[0, 4:6, 0] > MASKED / 2).all() and (spans[0, :4, 0] < MASKED / 2).all(), (
+        "the passage is still told apart"
+    )
 
 
 def test_scratch_encoder__has_the_size_asked_for():

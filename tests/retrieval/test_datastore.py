@@ -258,7 +258,7 @@ def test_open__when_unfinished(tmp_path: Path) -> None:
         (np.zeros((2, 7)), np.zeros(2, int), "have 6"),
         (np.zeros((2, 6)), np.zeros(3, int), "for 3 values"),
         (np.full((1, 6), 70_000.0), np.zeros(1, int), "not finite in float16: set `dtype: float32`"),
-        (np.full((1, 6), np.nan), np.zeros(1, int), "not finite"),
+        (np.full((1, 6), np.nan), np.zeros(1, int), "not finite in float16: the model's states are NaN or infinity"),
         (np.zeros((1, 6)), np.array([400]), "400 for a vocabulary of 400"),
         (np.zeros((1, 6)), np.array([-1]), "from -1"),
     ],
@@ -268,6 +268,12 @@ def test_append__refuses_what_it_could_not_keep(tmp_path: Path, keys, values, me
     with pytest.raises(ValueError, match=message):
         writer.append(keys, values)
     assert writer.count == 0
+
+
+def test_append__does_not_advise_what_was_done(tmp_path: Path) -> None:
+    writer = DatastoreWriter(tmp_path, DIM, 400, MADE_OF, "float32")
+    with pytest.raises(ValueError, match="not finite in float32: the model's states are NaN or infinity"):
+        writer.append(np.full((1, 6), np.inf), np.zeros(1, int))
 
 
 def test_close__when_nothing_was_written(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from rlm.data.config import PretrainedTokenizer
+from rlm.data.tokenizer import make_tokenizer, open_tokenizer
 from rlm.errors import ConfigError
 from rlm.models.realm import KnowledgeAugmentedEncoder
 from rlm.retrieval.config import DualEncoderConfig, PretrainedEncoder, ScratchEncoder
@@ -192,3 +194,16 @@ def test_pooler__of_an_encoder_from_scratch_is_trained_and_kept(tmp_path: Path) 
     assert found.encoder.pooler.dense.weight.grad is not None
     found.save(tmp_path)
     assert torch.equal(embedded(DualEncoder.load(tmp_path, found.config)), embedded(found))
+
+
+def test_tokenizer__of_a_realm_checkpoint_is_bert_s(embedder, tmp_path: Path) -> None:
+    folder = write(tmp_path / "realm", "RealmEmbedder", embedder)
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "##s"])
+    )
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RealmTokenizer", "do_lower_case": true}')
+    tokenizer = make_tokenizer(PretrainedTokenizer(name=str(folder)), list)
+    encoded = tokenizer("Adas", "ada")
+    assert encoded["input_ids"] == [3, 6, 7, 4, 6, 4] and encoded["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert open_tokenizer(tmp_path / "saved")("Adas", "ada")["input_ids"] == encoded["input_ids"]

@@ -1,6 +1,8 @@
 """Datastores of translations: each token of each pair once, beside the state that predicts it."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from rlm.config import Runtime
 from rlm.data.parallel import ParallelText
+from rlm.data.tokens import Ragged
 from rlm.models.translation import DecoderStates, load_translator
 from rlm.models.translation_config import TranslationDatastore
 from rlm.retrieval.datastore import Datastore
@@ -117,3 +120,14 @@ def test_run__reports_progress(world, tmp_path) -> None:
     )
     total = len(ParallelText.open(world.law).target.values)
     assert surroundings.shown[-1] == (total, total) and metrics == {"keys": total, "pairs": 200}
+
+
+def test_open_translator__names_the_token_that_the_model_does_not_know(world) -> None:
+    tokenizer = ParallelText.open(world.law).tokenizer
+    assert tokenizer.add_tokens(["<extra>"]) == 1
+    rows = Ragged.from_rows([[len(tokenizer) - 1]])
+    text: Any = SimpleNamespace(tokenizer=tokenizer, source=rows, target=rows)
+    with pytest.raises(
+        ValueError, match=r"has token \d+, '<extra>', which is beyond the model's vocabulary of \d+; remove it"
+    ):
+        mt_datastore.open_translator(MODEL, {"text": world.law, "model": world.model}, text)
