@@ -136,7 +136,7 @@ def source_files(patterns: tuple[str, ...], data: Path | None) -> list[Path]:
             raise ConfigError("\n".join(faults))
         matches = sorted(path for path in found if path.is_file())
         if not matches:
-            known = sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
+            known = sorted(str(path.relative_to(data)) for path in data.rglob("*") if os.path.isfile(path))
             close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3] or ["none"]
             raise ConfigError(f"{data / pattern}: no such file; files of the folder: {', '.join(close)}")
         files.update(dict.fromkeys(matches))

@@ -51,7 +51,12 @@ def chrf(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, list[list[int]]]:
-    """What `bleu` and `chrf` sum, of each sentence, by metric."""
+    """What `bleu` and `chrf` sum, of each sentence, by metric.
+
+    Raises ValueError where there is no sentence, or not a reference for each.
+    """
+    if not hypotheses or len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} translations and {len(references)} references; give a reference for each")
     return {
         name: [list(map(int, each)) for each in metric._extract_corpus_statistics(list(hypotheses), [list(references)])]
         for name, metric in _metrics().items()

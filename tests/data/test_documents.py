@@ -139,6 +139,9 @@ def test_documents__of_bytes_give_the_raw_text_back(root: Path, tmp_path: Path) 
         ("nqgold:7", ("nqgold:7", 0)),
         ("qed:-329", ("qed:-329", 0)),
         ("news-5", ("news-5", 0)),
+        (":a:1", (":a:1", 0)),
+        ("a::1", ("a::1", 0)),
+        ("a:b:" + "7" * 5000, ("a:b:" + "7" * 5000, 0)),  # no number that Python reads
     ],
 )
 def test_part_of__knows_parts_by_their_ids(identity: str, document: tuple[str, int]) -> None:

@@ -159,3 +159,26 @@ def test_blocks__are_near_a_hundred_words_and_end_with_sentences():
 
 def test_blocks__of_an_empty_article_are_none():
     assert list(blocks(Passage("9", "T", " \n "))) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "", "question": "q", "answer": ["a"]}, r"org/set train, record 2: `id` is ''; write text"),
+        (
+            {"id": "a", "question": "r", "answer": ["a"]},
+            r"org/set train, record 2: `id` 'a' is also that of .*record 1",
+        ),
+        ({"id": "b", "question": "q", "answer": ['["a"]']}, "record 2: `answers` holds a list written as text"),
+    ],
+)
+def test_hub_questions__are_checked_as_those_of_files(on_hub, row: dict, message: str):
+    on_hub(train=[{"id": "a", "question": "q", "answer": ["a"]}, row], validation=_questions("v", 1))
+    with pytest.raises(ConfigError, match=message):
+        hub_questions(SOURCE)
+
+
+def test_read_passages__refuses_ids_of_the_hub_that_are_no_text(on_hub):
+    on_hub(train=[{"id": 1.5, "title": "t", "text": "x"}])
+    with pytest.raises(ConfigError, match=r"org/set train, record 1: `id` is 1\.5; write text or a whole number"):
+        list(read_passages(SOURCE, None))

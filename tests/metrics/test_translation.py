@@ -55,3 +55,9 @@ def test_signatures__tell_how_it_was_counted() -> None:
     found = signatures()
     assert found["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert found["chrf"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
+
+
+@pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], []), (["a"], ["a", "b"])])
+def test_sentence_statistics__of_nothing_are_an_error(hypotheses: list[str], references: list[str]) -> None:
+    with pytest.raises(ValueError, match="give a reference for each"):
+        sentence_statistics(hypotheses, references)

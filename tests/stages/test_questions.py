@@ -69,3 +69,12 @@ def test_run__refuses_an_empty_split(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rlm.data.hub.hub_questions", lambda source: {split: [] for split in ("train", "dev", "test")})
     with pytest.raises(ConfigError, match=r"the train split of .*org/set.* holds no question"):
         _run(tmp_path, None, HubSource(dataset="org/set", revision="abc"))
+
+
+def test_run__tells_of_a_pattern_that_matches_nothing_and_keeps_its_question(tmp_path: Path):
+    source = _files(tmp_path)
+    row = {"id": "x", "question": "which?", "answers": ["(a", "b"], "answer_type": "regex"}
+    (tmp_path / "a.dev.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.warns(UserWarning, match=r"a\.dev\.jsonl:1: `answers` holds '\(a', no regular expression") as caught:
+        assert _run(tmp_path, tmp_path, source)["dev"] == 1
+    assert len(caught) == 1
