@@ -11,8 +11,9 @@ from typing import Any
 
 from rlm.build import build
 from rlm.data.config import HubSource, PretrainedTokenizer
+from rlm.data.content import content_digest
 from rlm.data.pretrained import PACKAGED, locate
-from rlm.data.sources import content_digest, source_files
+from rlm.data.sources import source_files
 from rlm.errors import ConfigError, StageError
 from rlm.stages.stage import Stage
 from rlm.stages.store import find_finished

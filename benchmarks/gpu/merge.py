@@ -130,10 +130,11 @@ def _take(archive: zipfile.ZipFile, name: str, members: list[str], store: Path, 
 
 def damage(folder: Path) -> str:
     """What is wrong with the folder of a finished stage; nothing where every file is as it was written."""
-    from rlm.stages.store import Damaged, file_digest, read_record
+    from rlm.stage_record import Damaged, read_record
+    from rlm.stages.store import file_digest
 
     try:
-        record = read_record(folder)
+        record = read_record(folder, needs=("files",))
     except Damaged as error:
         return str(error)
     for name, expected in record["files"].items():

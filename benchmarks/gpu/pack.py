@@ -20,8 +20,9 @@ from benchmarks.gpu.merge import Results
 from benchmarks.gpu.parts import MIB, PART, Packed, write_parts
 from rlm.data.pretrained import PACKAGED, locate
 from rlm.errors import ConfigError
+from rlm.stage_record import read_record
 from rlm.stages.cost import git_state
-from rlm.stages.store import read_record, stage_folder
+from rlm.stages.store import stage_folder
 
 CARRIED = ("corpus", "documents", "salient_spans")
 """Stages that a GPU does not speed up."""
@@ -160,7 +161,7 @@ def _stages(job: Job, options: argparse.Namespace) -> Iterator[Packed]:
             if stage.name not in CARRIED or not finished(stage, options.store):
                 continue
             folder, out = stage_folder(options.store, stage), options.out / "stages" / stage.folder
-            record = read_record(folder)
+            record = read_record(folder, needs=("core_seconds", "disk_bytes"))
             if record["core_seconds"] < SECONDS_PER_MIB * record["disk_bytes"] / MIB:
                 continue
             if not (out / "results-0.zip").is_file():

@@ -18,13 +18,14 @@ from benchmarks.gpu.parts import MANIFEST, MIB, write_whole
 from benchmarks.gpu.profiling import IDLE, Sampler, faulty, profile, read_events
 from benchmarks.gpu.profiling import table as profile_table
 from rlm.config import Runtime
-from rlm.data.sources import content_digest
+from rlm.data.content import content_digest
 from rlm.errors import ConfigError, StageError
 from rlm.launch import Event, LocalPool, run_stages
 from rlm.report import render
+from rlm.stage_record import read_record
 from rlm.stages.cost import package_versions
 from rlm.stages.stage import Stage
-from rlm.stages.store import read_record, stage_folder
+from rlm.stages.store import stage_folder
 
 CLOSING = 20.0
 """Seconds before the end in which nothing is computed: the report is written."""
