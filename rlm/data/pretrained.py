@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlm.data.checkpoint_files import DAMAGED, Description, check_weights, describe, weight_files
+from rlm.data.checkpoint_files import DAMAGED, WEIGHTS, Description, check_weights, describe, weight_files
 from rlm.data.tokenizer_files import describe_tokenizer, in_words
 from rlm.errors import ConfigError
 
@@ -185,15 +185,9 @@ def read_weights(named: Named, field: str, failure: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     def read(place: str, revision: str | None, **_: Any) -> dict[str, Any]:
-        folder = Path(place)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            patterns = ["*.json", "*.safetensors", "*.bin"]
-            folder = Path(snapshot_download(place, revision=revision, allow_patterns=patterns))
-        files = weight_files(folder)
+        files = weight_files(Path(place)) if Path(place).is_dir() else _download(place, revision)
         if not files:
-            raise ConfigError(f"{folder}: no weights (model.safetensors or pytorch_model.bin); download them, too")
+            raise ConfigError(f"{place}: no weights (model.safetensors or pytorch_model.bin); download them, too")
         found: dict[str, Any] = {}
         for path in files:
             if path.suffix == ".safetensors":
@@ -204,6 +198,17 @@ def read_weights(named: Named, field: str, failure: str) -> dict[str, Any]:
 
     weights: dict[str, Any] = explained(read, named, field, failure, weights=True)
     return weights
+
+
+def _download(name: str, revision: str | None) -> list[Path]:
+    """The file of the weights of a checkpoint on the hub, in one piece."""
+    from transformers.utils import cached_file
+
+    for file in WEIGHTS[::2]:
+        found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if found is not None:
+            return [Path(found)]
+    return []
 
 
 def explained(

@@ -6,6 +6,9 @@ intermediate_size=24, max_position_embeddings=32)` and the weights of `filled` f
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from rlm.models.realm import KnowledgeAugmentedEncoder
 from rlm.retrieval.config import DualEncoderConfig, PretrainedEncoder, ScratchEncoder
 from rlm.retrieval.encoder import DualEncoder
 
+ROOT = Path(__file__).parents[2]
 IDS = torch.tensor([[2, 7, 8, 9, 3, 0, 0, 0], [2, 7, 8, 3, 11, 12, 13, 3]])
 MASK = torch.tensor([[1] * 5 + [0] * 3, [1] * 8]).bool()
 SEGMENTS = torch.tensor([[0] * 8, [0] * 4 + [1] * 4])
@@ -207,3 +211,19 @@ def test_tokenizer__of_a_realm_checkpoint_is_bert_s(embedder, tmp_path: Path) ->
     assert encoded["input_ids"] == [3, 6, 7, 4, 6, 4] and encoded["token_type_ids"] == [0, 0, 0, 0, 1, 1]
     tokenizer.save_pretrained(tmp_path / "saved")
     assert open_tokenizer(tmp_path / "saved")("Adas", "ada")["input_ids"] == encoded["input_ids"]
+
+
+def test_dual_encoder__of_a_realm_checkpoint_in_the_hub_s_cache(embedder, tmp_path: Path) -> None:
+    cached = tmp_path / "models--google--realm" / "snapshots" / "abc"
+    cached.parent.mkdir(parents=True)
+    write(cached, "RealmEmbedder", embedder, pickled=True)
+    (tmp_path / "models--google--realm" / "refs").mkdir()
+    (tmp_path / "models--google--realm" / "refs" / "main").write_text("abc")
+    code = (
+        "from tests.retrieval.test_realm_checkpoint import *\n"
+        "found = embedded(dual('google/realm'))\n"
+        "torch.testing.assert_close(found, torch.tensor(PROJECTED), rtol=1e-5, atol=1e-5)"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
