@@ -63,7 +63,7 @@ class Pattern:
             return limited(match)
         except (OutOfTime, MemoryError, RecursionError) as error:
             self.slow.add(way)
-            _tell(self.text, f"{_why(error)}; it counts as not matching")
+            _tell(self.text, _why(error))
             return None
 
 

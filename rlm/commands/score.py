@@ -2,10 +2,10 @@
 
 import argparse
 
-from rlm.report.score import score_files
+from rlm import report
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the score."""
-    print(score_files(options.predictions, options.answers, options.answer_kind))
+    print(report.score(options.predictions, options.answers, options.answer_kind))
     return 0

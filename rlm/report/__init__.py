@@ -51,8 +51,8 @@ def write_reports(table: "AblationTable", cells: "list[Cell]", store: Path) -> P
 
 
 def score(predictions: Path, answers: Path, answer_kind: Literal["string", "regex"] | None = None) -> str:
-    """Exact match of any system's predictions, as text; see `rlm.report.score`."""
-    from rlm.report.score import score_files
+    """Exact match of any system's predictions, as text; see `rlm.report.scoring`."""
+    from rlm.report.scoring import score_files
 
     return str(score_files(predictions, answers, answer_kind))
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlm.errors import ConfigError
 from rlm.report import score
-from rlm.report.score import score_files, wilson
+from rlm.report.scoring import score_files, wilson
 
 QUESTIONS = [
     {"id": "1", "question": "who wrote hamlet", "answers": ["Shakespeare", "William Shakespeare"]},
