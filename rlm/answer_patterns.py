@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from rlm.errors import shown
+from rlm.errors import quoted
 
 FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
 SECONDS = 1.0
@@ -85,7 +85,7 @@ def usable_patterns(answers: Iterable[str]) -> list[Pattern]:
 @functools.cache
 def _tell(pattern: str, why: str) -> None:
     """Cached, hence said once however many predictions and passages it is tried on."""
-    warnings.warn(f"answer pattern {shown(pattern)} matches nothing: {why}", UnusablePattern, stacklevel=4)
+    warnings.warn(f"answer pattern {quoted(pattern)} matches nothing: {why}", UnusablePattern, stacklevel=4)
 
 
 def _why(error: Exception) -> str:

@@ -36,7 +36,7 @@ _brief.maxlevel, _brief.maxstring, _brief.maxother, _brief.maxlong = 4, 120, 120
 _NAMES = 12
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value of a user's file for a message: on one line, its control characters escaped, its middle left out where
     it is long or deep."""
     try:
@@ -47,5 +47,5 @@ def shown(value: object) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Names of a user's file for a message, the first dozen; `nothing` where there is none."""
-    some = [name if name.isprintable() and len(name) <= 120 else shown(name) for name in islice(names, _NAMES + 1)]
+    some = [name if name.isprintable() and len(name) <= 120 else quoted(name) for name in islice(names, _NAMES + 1)]
     return ", ".join([*some[:_NAMES], "..."] if len(some) > _NAMES else some) or "nothing"

@@ -89,7 +89,7 @@ def describe(name: str, folder: Path) -> Description:
     model_type = plain.get("model_type")
     if not isinstance(model_type, str | None):
         raise ConfigError(
-            f"{path}: `model_type` is {shown(model_type)}; write a name, such as bert, or download it again"
+            f"{path}: `model_type` is {in_json(model_type)}; write a name, such as bert, or download it again"
         )
     whole = functools.partial(_whole, path, plain)
     return Description(
@@ -135,7 +135,7 @@ def _whole(path: Path, plain: dict[str, Any], *names: str, least: int = 1) -> in
         if value is not None:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _LARGEST:
                 raise ConfigError(
-                    f"{path}: `{name}` is {shown(value)}; write a whole number of at least {least}, or download it"
+                    f"{path}: `{name}` is {in_json(value)}; write a whole number of at least {least}, or download it"
                     " again"
                 )
             return value
@@ -147,7 +147,7 @@ def _labels(path: Path, plain: dict[str, Any]) -> tuple[str, ...]:
     if labels is None:
         return ()
     if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
-        raise ConfigError(f"{path}: `id2label` is {shown(labels)}; write the name of each label by its number")
+        raise ConfigError(f"{path}: `id2label` is {in_json(labels)}; write the name of each label by its number")
     return tuple(labels.values())
 
 
@@ -159,7 +159,7 @@ def _instead(folder: Path) -> str:
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     if nested:
-        return f"its folder {shown(nested[0])} has one: write the path of that"
+        return f"its folder {in_json(nested[0])} has one: write the path of that"
     if any(path.name == "adapter_config.json" for path in inside):
         return "it holds an adapter (LoRA): merge it into its model, and save that"
     if any(path.suffix == ".gguf" for path in inside):
@@ -167,7 +167,7 @@ def _instead(folder: Path) -> str:
     return "write the path of a downloaded checkpoint, or a name of the hub"
 
 
-def shown(value: Any) -> str:
+def in_json(value: Any) -> str:
     """A value of a file, in a message."""
     try:
         text = json.dumps(value)
@@ -189,7 +189,7 @@ def read_json(path: Path) -> dict[str, Any]:
         # `cannot decode`, an integer of a million digits, brackets without end
         raise ConfigError(f"{path}: no JSON ({_first_line(error)}): {DAMAGED}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds {shown(value)} in place of a mapping: {DAMAGED}")
+        raise ConfigError(f"{path}: holds {in_json(value)} in place of a mapping: {DAMAGED}")
     return value
 
 
@@ -249,7 +249,7 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [path for path in files if not os.path.lexists(path)]
     if missing:
         raise ConfigError(
-            f"{index}: {len(missing)} of {len(files)} files are not there, the first {shown(missing[0].name)};"
+            f"{index}: {len(missing)} of {len(files)} files are not there, the first {in_json(missing[0].name)};"
             " download them, too"
         )
     return files

@@ -28,7 +28,7 @@ from rlm.data.records import Problems, identity_of, read_records, text_of
 from rlm.data.sources import place_of, source_files
 from rlm.data.text_files import read_lines
 from rlm.data.tokens import Ragged, RaggedWriter, token_dtype
-from rlm.errors import ConfigError, listed, shown
+from rlm.errors import ConfigError, listed, quoted
 
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>"}
 TOGETHER = 1024  # pairs tokenised together
@@ -97,7 +97,7 @@ def _records(files: list[Path], config: ParallelConfig, problems: Problems) -> I
         if identity in seen:
             first = place_of(identity, files)
             problems.add(
-                f"{record.place}: two pairs have the id {shown(identity)}, this and {first}; give each its own"
+                f"{record.place}: two pairs have the id {quoted(identity)}, this and {first}; give each its own"
             )
             continue
         seen.add(identity)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from rlm.answer_patterns import answer_pattern
 from rlm.data.records import TABLE_ENDINGS, Problems, Record, identity_of, lone_surrogate, read_records, text_of
 from rlm.data.text_files import create_text
-from rlm.errors import ConfigError, listed, shown
+from rlm.errors import ConfigError, listed, quoted
 
 AnswerKind = Literal["string", "regex"]
 KINDS = ("string", "regex")
@@ -83,7 +83,7 @@ def distinct(questions: Iterable[tuple[str, Question | None]], problems: Problem
         if text == question.question:
             yield place, question
         else:
-            problems.add(f"{place}: `id` {shown(question.id)} is also that of {first}; give each question its own")
+            problems.add(f"{place}: `id` {quoted(question.id)} is also that of {first}; give each question its own")
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
@@ -116,27 +116,27 @@ def question_of(
     if text is None:
         problems.add(f"{place}: no `question`; {found}")
     elif not isinstance(text, str) or not text.strip():
-        problems.add(f"{place}: `question` is {shown(text)}; write the question as text")
+        problems.add(f"{place}: `question` is {quoted(text)}; write the question as text")
     else:
         text_of(record, "question", problems)
     identity = str(number) if fields.get("id") is None else identity_of(record, problems)
     kind = kind or fields.get("answer_kind", fields.get("answer_type", "string"))
     if kind not in KINDS:
-        problems.add(f"{place}: `answer_kind` is {shown(kind)}; write string or regex")
+        problems.add(f"{place}: `answer_kind` is {quoted(kind)}; write string or regex")
     answers = fields.get("answers", fields.get("answer"))
     if answers is None:
         problems.add(f"{place}: no `answers`; {found}")
         return None
     answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, (list, tuple)) or not answers or not all(_is_answer(each, kind) for each in answers):
-        problems.add(f'{place}: `answers` is {shown(answers)}; write at least one text, like ["Paris"]')
+        problems.add(f'{place}: `answers` is {quoted(answers)}; write at least one text, like ["Paris"]')
         return None
     for answer in answers:
         if half := lone_surrogate(answer):
             problems.add(f"{place}: `answers` holds {half}; remove or repair it")
         elif _is_list(answer):
             problems.add(
-                f"{place}: `answers` holds a list written as text, {shown(answer)}; write the list itself, like"
+                f"{place}: `answers` holds a list written as text, {quoted(answer)}; write the list itself, like"
                 ' ["Paris", "Lutetia"]'
             )
     if identity is None or len(problems.messages) > before:
@@ -144,8 +144,8 @@ def question_of(
     if kind == "regex":
         patterns = [answer_pattern(answer) for answer in answers]
         faults = [
-            f"{place}: `answers` holds {shown(pattern.text)}, no regular expression that can be used ({pattern.fault}):"
-            " it matches nothing; correct it"
+            f"{place}: `answers` holds {quoted(pattern.text)}, no regular expression that can be used"
+            f" ({pattern.fault}): it matches nothing; correct it"
             for pattern in patterns
             if pattern.fault
         ]
@@ -198,7 +198,7 @@ def _records(path: Path, problems: Problems) -> Iterator[Record]:
                 if not isinstance(answers, (list, tuple, str)):
                     raise TypeError
             except _UNREADABLE:
-                answer = shown(record.fields["answers"])
+                answer = quoted(record.fields["answers"])
                 problems.add(f"{record.place}: `answers` is {answer}; write a list like ['Paris', 'Lutetia']")
                 continue
             kind = "regex" if "curated" in path.name.lower() else "string"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rlm.data.tables import read_rows
 from rlm.data.text_files import open_text, readable, refuse_other_forms
-from rlm.errors import ConfigError, listed, shown
+from rlm.errors import ConfigError, listed, quoted
 
 JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_ENDINGS = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
@@ -105,7 +105,7 @@ def identity_of(record: Record, problems: Problems) -> str | None:
         return str(value)
     if isinstance(value, str) and value.strip():
         return text_of(record, "id", problems)
-    problems.add(f"{record.place}: `id` is {shown(value)}; write text or a whole number")
+    problems.add(f"{record.place}: `id` is {quoted(value)}; write text or a whole number")
     return None
 
 
@@ -113,7 +113,7 @@ def text_of(record: Record, name: str, problems: Problems) -> str | None:
     """What a field holds; None, and a problem added, where it is no text."""
     value = record.fields[name]
     if not isinstance(value, str):
-        problems.add(f"{record.place}: `{name}` is {shown(value)}; write text")
+        problems.add(f"{record.place}: `{name}` is {quoted(value)}; write text")
     elif record.halves and (half := lone_surrogate(value)):
         problems.add(f"{record.place}: `{name}` holds {half}; remove or repair it")
     else:
@@ -134,7 +134,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
-        raise ConfigError(f"it has the key {shown(twice)} twice")
+        raise ConfigError(f"it has the key {quoted(twice)} twice")
     return fields
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rlm.data.config import EncyclopediaSource, FilesSource, HubSource
 from rlm.data.records import Problems, Record, identity_of, read_records, text_of
 from rlm.data.text_files import fault_of, unlistable
-from rlm.errors import ConfigError, listed, shown
+from rlm.errors import ConfigError, listed, quoted
 
 Source = EncyclopediaSource | FilesSource | HubSource
 COLUMNS = ("id", "title", "text")
@@ -85,7 +85,9 @@ def passages_of(
             continue
         key = hash(passage.id)
         if key in seen and (first := place_of(passage.id)) != record.place:
-            problems.add(f"{record.place}: `id` {shown(passage.id)} is also that of {first}; give each passage its own")
+            problems.add(
+                f"{record.place}: `id` {quoted(passage.id)} is also that of {first}; give each passage its own"
+            )
             continue
         seen.add(key)
         yield passage
@@ -157,7 +159,9 @@ def _matches(pattern: str, data: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(unlistable(Path(error.filename or data), error)) from error
     except (ValueError, IndexError, NotImplementedError) as error:
-        raise ConfigError(f"files: {shown(pattern)} names no file ({error}); write one such as wiki/*.jsonl") from error
+        raise ConfigError(
+            f"files: {quoted(pattern)} names no file ({error}); write one such as wiki/*.jsonl"
+        ) from error
 
 
 def _leads_somewhere(path: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlm.data.checkpoint_files import DAMAGED, read_json, readable, shown
+from rlm.data.checkpoint_files import DAMAGED, in_json, read_json, readable
 from rlm.errors import ConfigError
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -128,7 +128,7 @@ def _of_json(path: Path, size: int, changed: int) -> Mapping[str, int]:
         pieces = [piece[0] if isinstance(piece, list) and piece else None for piece in vocabulary]
         vocabulary = {piece: number for number, piece in enumerate(pieces) if isinstance(piece, str)}
     if not isinstance(vocabulary, dict):
-        raise ConfigError(f"{path}: `model.vocab` is {shown(vocabulary)}: {DAMAGED}")
+        raise ConfigError(f"{path}: `model.vocab` is {in_json(vocabulary)}: {DAMAGED}")
     listed = [(token.get("content"), token.get("id")) for token in added if isinstance(token, dict)]
     return _numbers(path, vocabulary | {token: number for token, number in listed if isinstance(token, str)})
 
@@ -149,7 +149,7 @@ def _of_mapping(path: Path, size: int, changed: int) -> Mapping[str, int]:
 def _numbers(path: Path, tokens: Mapping[str, Any]) -> dict[str, int]:
     wrong = next((token for token, number in tokens.items() if type(number) is not int or number < 0), None)
     if wrong is not None:
-        raise ConfigError(f"{path}: the token {json.dumps(wrong)} has the number {shown(tokens[wrong])}: {DAMAGED}")
+        raise ConfigError(f"{path}: the token {json.dumps(wrong)} has the number {in_json(tokens[wrong])}: {DAMAGED}")
     return dict(tokens)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from rlm.answer_patterns import Pattern, usable_patterns
-from rlm.errors import shown
+from rlm.errors import quoted
 
 AnswerKind = Literal["string", "regex"]
 
@@ -84,7 +84,7 @@ class AnswerMatcher:
 
 def _given(answers: Iterable[str]) -> list[str]:
     if isinstance(answers, str) or not (given := list(answers)):
-        raise ValueError(f"answers: found {shown(answers)}; give a list of at least one accepted answer")
+        raise ValueError(f"answers: found {quoted(answers)}; give a list of at least one accepted answer")
     return given
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from rlm.answer_patterns import SECONDS, UnusablePattern, answer_pattern
 from rlm.data.qa import Question, placed_questions
 from rlm.data.records import Problems, identity_of, json_records, text_of
-from rlm.errors import ConfigError, shown
+from rlm.errors import ConfigError, quoted
 from rlm.metrics.answers import exact_match
 
 AnswerKind = Literal["string", "regex"]
@@ -74,7 +74,7 @@ def score_files(predictions: Path, answers: Path, answer_kind: AnswerKind | None
                 index = find(place, named, name)
                 if index in answered:
                     raise ConfigError(
-                        f"{place}: {named} {shown(name)} was predicted before, at {answered[index]}; keep one"
+                        f"{place}: {named} {quoted(name)} was predicted before, at {answered[index]}; keep one"
                     )
             except ConfigError as error:
                 problems.add(str(error))
@@ -96,7 +96,7 @@ def _slow(questions: list[tuple[str, Question]]) -> Iterator[str]:
         for answer in question.answers if question.answer_kind == "regex" else ():
             if "match" in answer_pattern(answer).slow:
                 yield (
-                    f"{place}: `answers` holds {shown(answer)}, which ran for more than {SECONDS:g} s on a prediction:"
+                    f"{place}: `answers` holds {quoted(answer)}, which ran for more than {SECONDS:g} s on a prediction:"
                     " it matches nothing; write it without repetitions of repetitions"
                 )
 
@@ -124,17 +124,17 @@ class _Finder:
         found = self.known[named].get(name, [])
         if not found:
             raise ConfigError(
-                f"{place}: {named} {shown(name)} is not among the {len(self.questions)} questions of {self.answers}"
+                f"{place}: {named} {quoted(name)} is not among the {len(self.questions)} questions of {self.answers}"
             )
         if len(found) > 1:
             ids = [self.questions[index][1].id for index in found]
             if len(set(ids)) == len(ids):
                 raise ConfigError(
-                    f"{place}: {self.answers} asks {shown(name)} {len(found)} times; write the `id` instead"
+                    f"{place}: {self.answers} asks {quoted(name)} {len(found)} times; write the `id` instead"
                 )
             same = next(each for each in ids if ids.count(each) > 1)
             first, again = [self.questions[index][0] for index in found if self.questions[index][1].id == same][:2]
-            raise ConfigError(f"{again}: `id` {shown(same)} is also that of {first}; give each question its own")
+            raise ConfigError(f"{again}: `id` {quoted(same)} is also that of {first}; give each question its own")
         return found[0]
 
 
