@@ -78,6 +78,8 @@ class Session:
         self.log_path.write_bytes(b"")
         self.failed: dict[str, str] = {}
         self.waiting: list[str] = []
+        self.slowest_table = 3.0
+        """Seconds that it took, or is expected to take, to print one."""
         self.manifest = json.loads((options.parts / MANIFEST).read_text())
         for note in notes:
             self.log(note)
@@ -133,7 +135,8 @@ class Session:
             if self.pool is not None:
                 self.pool.close()
             self.sampler.close()
-        self.report(tables=True)
+        for tables in (False, True):  # there is a report if printing tables takes too long
+            self.report(tables)
         return 1 if self.failed else 0
 
     def _resume(self) -> None:
@@ -254,13 +257,16 @@ class Session:
 
     def _table(self, job: Job) -> str:
         """As `rlm table` prints it, where there is time for it."""
-        if time.monotonic() > self.end - 0.25 * self.closing:
+        start = time.monotonic()
+        if self.end - start < 2 * self.slowest_table:
             return "No time was left to print it."
         try:
             table = job.load()
             return render(table, table.cells(lambda source: content_digest(source, self.data)), self.store, "markdown")
         except (ConfigError, StageError, OSError) as error:
             return f"It cannot be printed: {error}"
+        finally:
+            self.slowest_table = max(self.slowest_table, time.monotonic() - start)
 
 
 def _stop(*_: object) -> None:
