@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from rlm.secrets import without_secrets
+
 SEEDS = 2**32 - 1
 """The largest seed that every library takes."""
 _HARMFUL = re.compile(
@@ -33,7 +35,7 @@ def harmful(text: str) -> str | None:
 
 def shown(value: object, longest: int = 60) -> str:
     """A value in a message: on one line, without characters that a terminal would obey, cut where it is long."""
-    text = str(value)[: longest + 1]
+    text = without_secrets(str(value))[: longest + 1]
     text = _HARMFUL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
