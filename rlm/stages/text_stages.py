@@ -10,7 +10,7 @@ from rlm.retrieval.config import (
     NeighboursConfig,
     ScratchEncoder,
 )
-from rlm.stages.checkpoint_checks import reads
+from rlm.stages.checkpoint_checks import reads, width_of
 from rlm.stages.checks import check_search
 from rlm.stages.experiment import outside_content
 from rlm.stages.stage import Stage
@@ -68,16 +68,17 @@ def check_chunks(name: str, config: ChunkIndexConfig) -> list[str]:
     """Mistakes in the configuration of a chunk index."""
     if isinstance(config.index, Bm25):
         return []
-    scratch = config.encoder.encoder if config.encoder and isinstance(config.encoder.encoder, ScratchEncoder) else None
-    mistakes = check_search(f"{name}.index", config.index, scratch.hidden_size if scratch else None)
     if config.encoder is None:
-        return [*mistakes, f"{name}.encoder: none; name one, or set `index: {{kind: bm25}}`"]
-    if scratch and scratch.hidden_size % scratch.heads:
+        missing = f"{name}.encoder: none; name one, or set `index: {{kind: bm25}}`"
+        return [*check_search(f"{name}.index", config.index, None), missing]
+    encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
+    width = encoder.hidden_size if isinstance(encoder, ScratchEncoder) else width_of(encoder)
+    mistakes = check_search(f"{name}.index", config.index, width)
+    if isinstance(encoder, ScratchEncoder) and encoder.hidden_size % encoder.heads:
         mistakes.append(
-            f"{name}.encoder.encoder.hidden_size: {scratch.hidden_size} is no multiple of {scratch.heads} heads; change"
+            f"{name}.encoder.encoder.hidden_size: {encoder.hidden_size} is no multiple of {encoder.heads} heads; change"
             " one of them"
         )
-    encoder, tokens = config.encoder.encoder, config.encoder.max_tokens
     positions = encoder.max_positions if isinstance(encoder, ScratchEncoder) else reads(encoder)
     if not 2 < tokens <= positions or tokens % 8:
         mistakes.append(
