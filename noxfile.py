@@ -77,9 +77,7 @@ def faults(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Every script in benchmarks/ (or those named), each of which prints a ratio measured in one run."""
     install(session, "-e", ".[faiss-cpu,offline-encoder]")
-    scripts = session.posargs or sorted(
-        str(p) for p in Path("benchmarks").glob("*.py") if not p.name.startswith("gpu_")
-    )
+    scripts = session.posargs or sorted(str(p) for p in Path("benchmarks").glob("*.py"))
     for script in scripts:
         session.run("python", script, env={"PYTHONPATH": "."})
 

@@ -56,7 +56,8 @@ def test_shipped_jobs__are_tables_and_measurements_that_exist() -> None:
 def test_tasks__go_by_data_set_then_seed_then_row_as_listed(data: Path) -> None:
     job = next(job for job in read_jobs(JOBS) if job.name == "table2-more-seeds")
     cells = [(task.cell.dataset, task.cell.seed, task.cell.row) for task in tasks(job, data) if task.cell]
-    assert cells == [("nq_open", seed, row) for seed in (1, 2) for row in job.rows]
+    datasets = ("nq_open", "web_questions", "curated_trec")
+    assert cells == [(dataset, seed, row) for dataset in datasets for seed in (1, 2) for row in job.rows]
     names = [task.name for job in read_jobs(JOBS) for task in tasks(job, data)]
     assert len(set(names)) == len(names) and names[0] == "table2: REALM, nq_open, seed 0"
 
@@ -100,7 +101,9 @@ def put(store: Path, stage: Stage) -> None:
     """As if it were finished."""
     folder = store / "stages" / stage.folder
     folder.mkdir(parents=True)
-    (folder / "stage.json").write_text(json.dumps({"files": {}, "config": to_plain(stage.config)}))
+    record = {"files": {}, "config": to_plain(stage.config), "metrics": {}, "core_seconds": 1.0, "gpu_seconds": 0.0}
+    record |= {"started": "2026-11-27T12:00:00+00:00", "device": "cpu", "git": {"commit": None, "dirty": None}}
+    (folder / "stage.json").write_text(json.dumps(record))
 
 
 def test_task__computes_nothing_for_results_that_are_there_without_what_they_were_made_from(
