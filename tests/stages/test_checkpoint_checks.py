@@ -189,10 +189,16 @@ def test_plan__says_once_what_is_wrong_with_a_folder(harm, here: Path) -> None:
     assert any("chunks.encoder.encoder: " in line and HARMS[harm].replace("NAME", "bert") in line for line in retro())
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "models/of/mine", "a b", "x" * 300, "~nobody/x"])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "models/of/mine", "a b", "~nobody/x"])
 def test_plan__of_a_name_that_is_none(name: str, here: Path) -> None:
     for found in (realm(name=name), knn_lm(name=name), knn_mt(name=name)):
         assert len(found) == 1 and ("no such folder" in found[0] or "no folder that can be read" in found[0])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~no-such-user/x"])
+def test_plan__of_a_name_that_none_can_have(name: str, here: Path) -> None:
+    for found in (realm(name=name), knn_lm(name=name), knn_mt(name=name)):
+        assert found and all("at most 255 bytes" in line or "no such home" in line for line in found)
 
 
 def test_plan__of_a_tokenizer_with_an_added_token(here: Path) -> None:
