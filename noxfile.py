@@ -74,10 +74,17 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def rehearsal(session: nox.Session) -> None:
+    """What is packed for a machine with a GPU, worked on and taken up again: killed in between, and compared."""
+    install(session, "-e", ".[test]")
+    session.run("python", "-m", "pytest", "-q", "-s", "-n", "0", *(session.posargs or ["tests/rehearsal"]))
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Every script in benchmarks/ (or those named), each of which prints a ratio measured in one run."""
     install(session, "-e", ".[faiss-cpu,offline-encoder]")
-    scripts = session.posargs or sorted(str(p) for p in Path("benchmarks").glob("*.py"))
+    scripts = session.posargs or sorted(map(str, Path("benchmarks").glob("*.py")))
     for script in scripts:
         session.run("python", script, env={"PYTHONPATH": "."})
 

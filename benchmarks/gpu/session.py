@@ -190,7 +190,7 @@ class Session:
         if self.pool is None:
             workers = self.options.workers
             if workers is None:
-                workers = 4 if self.sampler.gpu else 0
+                workers = 6 if self.sampler.gpu else 0  # the warm start's passages come from BM25
             runtime = Runtime(store=self.store, data=self.data, jobs=self.options.at_a_time, workers=workers)
             self.pool = TimedPool(self.store, runtime, self.left)
         return self.pool

