@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
-
 from rlm.secrets import without_secrets
 
 SEEDS = 2**32 - 1
@@ -53,6 +51,11 @@ def unusable_name(name: str) -> str | None:
 
 class Limit:
     """A condition beside a type, for pydantic to check after the type."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema  # the command line reads this module, and should not wait for pydantic
+
+        return core_schema.no_info_after_validator_function(self, handler(source))
 
     def __call__(self, value: Any) -> Any:
         """The value.
@@ -162,22 +165,22 @@ class FilePattern(Limit):
         return f"found `{shown(value)}`; {wrong}" if wrong else None
 
 
-Seed = Annotated[int, AfterValidator(SeedRange())]
-Positive = Annotated[int, AfterValidator(Between(least=1))]
-Count = Annotated[int, AfterValidator(Between(least=0))]
-AboveZero = Annotated[float, AfterValidator(Between(above=0))]
-NotNegative = Annotated[float, AfterValidator(Between(least=0))]
-Share = Annotated[float, AfterValidator(Between(least=0, most=1))]
-PositiveShare = Annotated[float, AfterValidator(Between(above=0, most=1))]
-ShareBelowOne = Annotated[float, AfterValidator(Between(least=0, below=1))]
-Line = Annotated[str, AfterValidator(OneLine())]
-Name = Annotated[str, AfterValidator(Named())]
-Pattern = Annotated[str, AfterValidator(FilePattern())]
-VocabularySize = Annotated[int, AfterValidator(Between(least=1, most=10_000_000))]
-QueryTokens = Annotated[int, AfterValidator(Between(least=3))]
+Seed = Annotated[int, SeedRange()]
+Positive = Annotated[int, Between(least=1)]
+Count = Annotated[int, Between(least=0)]
+AboveZero = Annotated[float, Between(above=0)]
+NotNegative = Annotated[float, Between(least=0)]
+Share = Annotated[float, Between(least=0, most=1)]
+PositiveShare = Annotated[float, Between(above=0, most=1)]
+ShareBelowOne = Annotated[float, Between(least=0, below=1)]
+Line = Annotated[str, OneLine()]
+Name = Annotated[str, Named()]
+Pattern = Annotated[str, FilePattern()]
+VocabularySize = Annotated[int, Between(least=1, most=10_000_000)]
+QueryTokens = Annotated[int, Between(least=3)]
 """With [CLS] and [SEP]."""
-PassageTokens = Annotated[int, AfterValidator(Between(least=4))]
+PassageTokens = Annotated[int, Between(least=4)]
 """With [CLS] and two [SEP]."""
-Seeds = Annotated[tuple[Seed, ...], AfterValidator(Distinct())]
-Names = Annotated[tuple[Name, ...], AfterValidator(Distinct())]
-Patterns = Annotated[tuple[Pattern, ...], AfterValidator(Distinct("file or pattern"))]
+Seeds = Annotated[tuple[Seed, ...], Distinct()]
+Names = Annotated[tuple[Name, ...], Distinct()]
+Patterns = Annotated[tuple[Pattern, ...], Distinct("file or pattern")]
