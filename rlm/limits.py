@@ -53,9 +53,9 @@ class Limit:
     """A condition beside a type, for pydantic to check after the type."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema  # the command line reads this module, and should not wait for pydantic
+        from pydantic import AfterValidator  # the command line reads this module, and should not wait for pydantic
 
-        return core_schema.no_info_after_validator_function(self, handler(source))
+        return AfterValidator(self).__get_pydantic_core_schema__(source, handler)
 
     def __call__(self, value: Any) -> Any:
         """The value.
