@@ -36,8 +36,10 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", ".[faiss-cpu,offline-encoder,test]")
     workers = str(min(os.cpu_count() or 1, 8))
     arguments = session.posargs or ["tests"]
-    # One thread each: the workers share the cores.
+    # One thread each: the workers share the cores. Tests start hundreds of processes, which import the same modules:
+    # they are compiled once, whatever the machine's own setting is.
     env = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
+    env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run(
         *("python", "-m", "pytest", "-q", "-n", workers, "--dist", "loadfile", "--timeout", "400"), *arguments, env=env
     )
