@@ -55,3 +55,10 @@ def add_token(folder: Path, token: str = "<extra>") -> None:
     number = len(set(plain["model"]["vocab"]) | {added["content"] for added in plain["added_tokens"]})
     plain["added_tokens"].append({"id": number, "content": token, "special": False, **dict.fromkeys(_FLAGS, False)})
     path.write_text(json.dumps(plain))
+
+
+def bert_and_gpt2(folder: Path) -> Path:
+    """A folder with one of either, `bert` and `gpt2`."""
+    bert(folder / "bert")
+    gpt2(folder / "gpt2")
+    return folder

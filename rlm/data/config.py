@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from rlm.limits import AboveZero, Distinct, Name, Pattern, Patterns, Positive, PositiveShare, Seed, VocabularySize
 
 
@@ -143,7 +141,7 @@ class TokenClassificationTagger:
     name: Name
     """Checkpoint folder or hub name; the encoder to start from where `train_files` is given."""
     revision: Name | None = None
-    train_files: Annotated[tuple[Pattern, ...], AfterValidator(Distinct())] = ()
+    train_files: Annotated[tuple[Pattern, ...], Distinct()] = ()
     """CoNLL files relative to the data folder: train, then dev (F1 is logged on the last)."""
     epochs: Positive = 5
     batch_size: Positive = 16

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from rlm.data.config import FilesSource, HubSource, SpacyTagger, TaggerConfig, TokenClassificationTagger
 from rlm.data.parallel_config import AlignedSource, files_of
-from rlm.data.records import readable
 from rlm.data.sources import Source, source_files
+from rlm.data.text_files import readable
 
 
 class Checkpoint(Protocol):

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from rlm.data.config import FilesSource, PretrainedTokenizer
 from rlm.limits import Between, Name, Pattern, Positive, Seed, VocabularySize
 
@@ -23,7 +21,7 @@ class PhrasebookSource:
     domain: Domain = "general"
     split: Literal["train", "dev", "test"] = "train"
     sentences: Positive = 10_000
-    words: Annotated[int, AfterValidator(Between(least=3))] = 600
+    words: Annotated[int, Between(least=3)] = 600
     """Of the language that is translated."""
     world_seed: Seed = 0
 

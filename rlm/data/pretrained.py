@@ -52,20 +52,20 @@ def own_folder(name: str) -> Path | None:
         there = os.path.lexists(path) and name != ""
     except (OSError, RuntimeError, ValueError) as error:  # too long, a home that is not there
         raise ConfigError(
-            f"{quoted(name)}: no folder that can be read ({_first_line(error)}); write its path"
+            f"{_in_backticks(name)}: no folder that can be read ({_first_line(error)}); write its path"
         ) from None
     if there:
         what = "a link to what is not there" if path.is_symlink() and not path.exists() else "a file"
-        raise ConfigError(f"{quoted(name)} is {what}; write the path of a checkpoint's folder")
+        raise ConfigError(f"{_in_backticks(name)} is {what}; write the path of a checkpoint's folder")
     if not _HUB_NAME.fullmatch(name) or len(name.split("/")[-1]) > 96 or "--" in name or ".." in name:
         raise ConfigError(
-            f"{quoted(name)}: no such folder, and no name of the hub either; write the path of a downloaded checkpoint,"
-            " or a name such as google-bert/bert-base-uncased"
+            f"{_in_backticks(name)}: no such folder, and no name of the hub either; write the path of a downloaded"
+            " checkpoint, or a name such as google-bert/bert-base-uncased"
         )
     return None
 
 
-def quoted(name: str) -> str:
+def _in_backticks(name: str) -> str:
     """A name in a message, which may be anything that a table holds."""
     return f"`{name}`" if name.isprintable() and len(name) < 1000 else f"{name[:100]!a}"
 

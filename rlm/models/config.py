@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from rlm.data.config import MaskingConfig, SalientSpans
 from rlm.limits import Count, Distinct, NotNegative, PassageTokens, Positive, QueryTokens, Share
 from rlm.retrieval.config import IndexRefresh
@@ -93,4 +91,4 @@ class FinetuneConfig:
 class EvaluateConfig:
     split: Literal["dev", "test"] = "dev"
     batch_size: int = 32
-    recall_at: Annotated[tuple[int, ...], AfterValidator(Distinct())] = (1, 5, 20)
+    recall_at: Annotated[tuple[int, ...], Distinct()] = (1, 5, 20)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
-
 from rlm.data.config import Part
 from rlm.limits import Between, Name, NotNegative, Positive
 from rlm.models.config import Training
@@ -76,7 +74,7 @@ class RetroTrainConfig:
     """Neighbours of each chunk that are read; 0 reads none, as a language model."""
     part: Part = "both"
     """Of a neighbour, that is read."""
-    fit: Annotated[float, AfterValidator(Between(most=1000))] = 0.0
+    fit: Annotated[float, Between(most=1000)] = 0.0
     """RETRO-fitting (section 4.2): train without neighbours first, then encoder and cross-attention alone for this
     share of `training.steps` (the paper: 0.03); 0 trains everything together."""
 

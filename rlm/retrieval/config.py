@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator
-
 from rlm.limits import AboveZero, Between, Count, Name, NotNegative, Positive, QueryTokens, Share, ShareBelowOne
 
 
@@ -102,7 +100,7 @@ class FaissIvfPq:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaissHnsw:
     kind: Literal["hnsw"] = "hnsw"
-    neighbours: Annotated[int, AfterValidator(Between(least=2))] = 32
+    neighbours: Annotated[int, Between(least=2)] = 32
     ef_construction: Positive = 200
     ef_search: Positive = 128
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlm.data.content import content_digest, file_sha256, file_state, files_read
 from rlm.errors import StageError
+from rlm.stage_record import read_json
 
 MARK = ".reading.json"
 """In the folder of a stage that is reading: path -> state of each file when it began."""
@@ -103,8 +104,8 @@ class OutsideFiles:
     def _left(self) -> Any:
         """The states that an attempt noted which did not end its reading; None where there is none."""
         try:
-            return json.loads(self._mark.read_text(encoding="utf-8"))
+            return read_json(self._mark)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             return "damaged"

@@ -25,10 +25,7 @@ LENGTHS += tuple(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    checkpoints.bert(folder / "bert")
-    checkpoints.gpt2(folder / "gpt2")
-    return folder
+    return checkpoints.bert_and_gpt2(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
